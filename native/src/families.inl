@@ -1,0 +1,79 @@
+/**
+ * All kernel families, compiled once per ISA: the including file defines SLUICE_NS (its namespace) and SLUICE_VL
+ * (floats per vector). Family files hold only static functions, define `static void register_<family>(Registry&)`
+ * and are included inside the namespace: they neither open SLUICE_NS nor include anything.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#include "pool.h"
+#include "registry.h"
+
+namespace sluice {
+namespace SLUICE_NS {
+
+#include "simd.h"
+#if __has_include("gemm.inl")
+#include "gemm.inl"
+#endif
+#if __has_include("linear_topk.inl")
+#include "linear_topk.inl"
+#endif
+#if __has_include("elementwise.inl")
+#include "elementwise.inl"
+#endif
+#if __has_include("shape.inl")
+#include "shape.inl"
+#endif
+#if __has_include("sparse.inl")
+#include "sparse.inl"
+#endif
+#if __has_include("optim.inl")
+#include "optim.inl"
+#endif
+#if __has_include("lm.inl")
+#include "lm.inl"
+#endif
+#if __has_include("attention.inl")
+#include "attention.inl"
+#endif
+
+/** The smallest kernel: adds args[1] to the i32 at args[0]; tests of the call path use it. */
+static void kernel_ping(Pool&, const Args& args) { *args.ptr<int32_t>(0) += static_cast<int32_t>(args.i64(1)); }
+
+void register_all(Registry& r) {
+  r.add("ping", kernel_ping);
+#if __has_include("gemm.inl")
+  register_gemm(r);
+#endif
+#if __has_include("linear_topk.inl")
+  register_linear_topk(r);
+#endif
+#if __has_include("elementwise.inl")
+  register_elementwise(r);
+#endif
+#if __has_include("shape.inl")
+  register_shape(r);
+#endif
+#if __has_include("sparse.inl")
+  register_sparse(r);
+#endif
+#if __has_include("optim.inl")
+  register_optim(r);
+#endif
+#if __has_include("lm.inl")
+  register_lm(r);
+#endif
+#if __has_include("attention.inl")
+  register_attention(r);
+#endif
+}
+
+}  // namespace SLUICE_NS
+}  // namespace sluice

@@ -1,0 +1,63 @@
+/**
+ * Builds the C++ kernels with node-gyp; part of `npm install`, so it never fails the installation: without a compiler
+ * it says what that means and exits 0. Options: --force (build even when up to date). SLUICE_SKIP_NATIVE=1 skips.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { cpus } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+const nativeDir = join(root, "native");
+const builtFile = join(nativeDir, "build", "Release", "sluice_native.node");
+
+/** The command that runs node-gyp: npm's own copy, a local one, or whatever npx finds without the network. */
+function nodeGyp() {
+  const scripts = [process.env.npm_config_node_gyp];
+  const npmDirs = [process.env.npm_execpath && join(dirname(process.env.npm_execpath), "..")];
+  const prefix = dirname(process.execPath);
+  npmDirs.push(join(prefix, "..", "lib", "node_modules", "npm"), join(prefix, "node_modules", "npm"));
+  for (const dir of npmDirs) if (dir) scripts.push(join(dir, "node_modules", "node-gyp", "bin", "node-gyp.js"));
+  scripts.push(join(root, "node_modules", "node-gyp", "bin", "node-gyp.js"));
+  const script = scripts.find((s) => s?.endsWith(".js") && existsSync(s));
+  if (script) return [process.execPath, script];
+  return [process.platform === "win32" ? "npx.cmd" : "npx", "--no-install", "node-gyp"];
+}
+
+function upToDate() {
+  if (!existsSync(builtFile)) return false;
+  const built = statSync(builtFile).mtimeMs;
+  const sources = readdirSync(join(nativeDir, "src")).map((name) => join(nativeDir, "src", name));
+  return [join(nativeDir, "binding.gyp"), ...sources].every((path) => statSync(path).mtimeMs <= built);
+}
+
+function build() {
+  const [command, ...args] = nodeGyp();
+  args.push("rebuild", "--release", `--jobs=${Math.max(1, Math.min(8, cpus().length))}`);
+  // Headers beside the running node spare a download.
+  const prefix = join(dirname(process.execPath), "..");
+  if (existsSync(join(prefix, "include", "node", "node_api.h"))) args.push(`--nodedir=${prefix}`);
+  const result = spawnSync(command, args, { cwd: nativeDir, encoding: "utf8", maxBuffer: 1 << 26 });
+  if (result.status === 0 && existsSync(builtFile)) return null;
+  const output = `${result.stdout ?? ""}\n${result.stderr ?? ""}`;
+  if (process.env.SLUICE_NATIVE_VERBOSE) console.error(output);
+  const line = output.split("\n").find((l) => /\berror\b:?|not found|ERR! stack/i.test(l));
+  return (result.error?.message ?? line ?? `node-gyp ended with ${result.status ?? result.signal}`).trim();
+}
+
+if (process.env.SLUICE_SKIP_NATIVE === "1") {
+  console.log("sluice: native kernels skipped (SLUICE_SKIP_NATIVE=1); build them later with `npm run native`.");
+} else if (upToDate() && !process.argv.includes("--force")) {
+  console.log("sluice: native kernels are up to date.");
+} else {
+  const started = Date.now();
+  const failure = build();
+  console.log(
+    failure === null
+      ? `sluice: native kernels built in ${((Date.now() - started) / 1000).toFixed(0)} s.`
+      : `sluice: the native kernels could not be built (${failure}); sluice still works on the \`ref\` backend, ` +
+          "but slowly: install a C++17 compiler, make and Python 3, then run `npm run native` " +
+          "(SLUICE_NATIVE_VERBOSE=1 shows the compiler's output).",
+  );
+}
