@@ -1,0 +1,5 @@
+export * from "./checkpoint.ts";
+export * from "./hf-model.ts";
+export * from "./named-array.ts";
+export * from "./safetensors.ts";
+export type { TensorInfo, TensorShape } from "./safetensors-header.ts";
