@@ -1,0 +1,36 @@
+/**
+ * What a backend is: memory, and a kernel for every primitive. The table's type comes from the list of ops.
+ */
+
+import type { Op } from "./op.ts";
+import type { OpTable } from "./ops/index.ts";
+import type { DType, Kernel } from "./types.ts";
+
+type AttrsOf<O> = O extends Op<infer A> ? A : never;
+type NamesOf<Kind> = {
+  [K in keyof OpTable]: OpTable[K] extends { readonly kind: Kind } ? K : never;
+}[keyof OpTable];
+
+/** A kernel for every primitive; fused ops may be missing and are then decomposed. */
+export type KernelTable = {
+  readonly [K in NamesOf<"primitive">]: Kernel<AttrsOf<OpTable[K]>>;
+} & {
+  readonly [K in NamesOf<"fused">]?: Kernel<AttrsOf<OpTable[K]>>;
+};
+
+export interface Backend {
+  readonly name: string;
+  /** Threads that a kernel may use. */
+  readonly threads: number;
+  readonly kernels: KernelTable;
+  /** A buffer of at least `bytes` bytes, content undefined. */
+  alloc(bytes: number, dtype: DType): unknown;
+  /** Gives the buffer back; it may be handed out again at once. */
+  free(handle: unknown, bytes: number): void;
+  /** Copies raw little-endian bytes into the buffer, from its start. */
+  write(handle: unknown, bytes: Uint8Array, dtype: DType): void;
+  /** Copies `length` raw bytes out, starting at `byteOffset`. */
+  read(handle: unknown, byteOffset: number, length: number, dtype: DType): Promise<Uint8Array>;
+  /** Releases threads and pooled memory. Buffers still in use become invalid. */
+  close(): void;
+}

@@ -1,0 +1,74 @@
+/**
+ * Runs one op: checks, allocates, calls the kernel (or the decomposition) and records it on the tape.
+ */
+import type { Device } from "./device.ts";
+import type { Op } from "./op.ts";
+import type { Tensor } from "./tensor.ts";
+import { describe, type Kernel, type KernelTensor } from "./types.ts";
+import { cast, contiguous } from "./views.ts";
+
+/** Runs `op` on tensors of one device. `device` is needed only when there are no inputs. */
+export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, device?: Device): Tensor[] {
+  const home = device ?? deviceOf(op.name, inputs);
+  const types = op.infer(inputs, attrs);
+  const kernel = (home.backend.kernels as Readonly<Record<string, Kernel<A> | undefined>>)[op.name];
+  if (!kernel) {
+    if (!op.decompose)
+      throw new Error(`${op.name}: the ${home.name} backend has no kernel for this primitive`);
+    return op.decompose(inputs, attrs);
+  }
+  const outputs = types.map((t) => home.empty(t.shape, t.dtype));
+  const ready = inputs.map((t, i) => prepare(op, t, i));
+  kernel(ready, outputs, attrs);
+  ready.forEach((t, i) => {
+    if (t !== inputs[i]) t.dispose();
+  });
+  if (op.vjp) record(home, op, op.vjp, inputs, outputs, attrs);
+  return outputs;
+}
+
+function record<A>(
+  home: Device,
+  op: Op<A>,
+  vjp: NonNullable<Op<A>["vjp"]>,
+  inputs: readonly Tensor[],
+  outputs: readonly Tensor[],
+  attrs: A,
+): void {
+  home.tape?.record(op.name, inputs, outputs, (grads, needs) =>
+    vjp({ inputs, outputs, grads, attrs, needs }),
+  );
+}
+
+/** The tensor in a form that the op's kernels take: as it is, or a contiguous copy widened to f32. */
+function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor {
+  const accepted = op.accepts
+    ? op.accepts(t, index)
+    : t.isContiguous && (t.dtype === "f32" || t.dtype === "i32");
+  if (accepted) return t;
+  if (op.mutates?.includes(index)) {
+    throw new Error(
+      `${op.name}: input ${index}, ${describe(t)}, is written in place and must be contiguous f32`,
+    );
+  }
+  return t.device.untracked(() => {
+    const dense = t.isContiguous ? t : contiguous(t);
+    if (dense.dtype === "f32" || dense.dtype === "i32") return dense;
+    const wide = cast(dense, "f32");
+    if (dense !== t) dense.dispose();
+    return wide;
+  });
+}
+
+function deviceOf(name: string, inputs: readonly Tensor[]): Device {
+  const home = inputs[0]?.device;
+  if (!home) throw new Error(`${name}: no inputs and no device`);
+  for (const t of inputs) {
+    if (t.device !== home) {
+      throw new Error(
+        `${name}: inputs live on different devices (${home.name}, ${t.device.name}); copy one over first`,
+      );
+    }
+  }
+  return home;
+}

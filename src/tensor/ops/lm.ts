@@ -1,0 +1,405 @@
+/**
+ * Fused single passes of a transformer: softmax, RMSNorm, rotary positions, SwiGLU, cross-entropy.
+ */
+import { dispatch } from "../dispatch.ts";
+import { type FusedOp, fused } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import { type Dense, describe, type TensorType } from "../types.ts";
+import { cast, expand, reshape, slice } from "../views.ts";
+import {
+  add,
+  exp,
+  greaterEqual,
+  log,
+  maximum,
+  mul,
+  neg,
+  rsqrt,
+  sigmoid,
+  square,
+  sub,
+} from "./elementwise.ts";
+import { gatherRows, scatterLast, takeLast } from "./gather.ts";
+import { max, mean, sum } from "./reduce.ts";
+import { concat } from "./shape.ts";
+
+type None = Record<string, never>;
+const lastAxis = (name: string, x: TensorType): number => {
+  const n = x.shape.at(-1);
+  if (!n) throw new Error(`${name}: ${describe(x)} has an empty or no last axis`);
+  return n;
+};
+const f32 = (shape: readonly number[]): TensorType => ({ dtype: "f32", shape });
+
+/** Runs `f` on each row of the last axis. */
+function eachRow(x: Dense, f: (row: Dense["data"], at: number) => void): void {
+  const n = x.shape[x.shape.length - 1];
+  for (let at = 0; at < x.data.length; at += n) f(x.data.subarray(at, at + n), at);
+}
+
+function logSumExp(row: Dense["data"]): number {
+  let top = Number.NEGATIVE_INFINITY;
+  for (const v of row) top = Math.max(top, v);
+  if (!Number.isFinite(top)) return top;
+  let total = 0;
+  for (const v of row) total += Math.exp(v - top);
+  return top + Math.log(total);
+}
+
+/** dx = y (g - Σ g y) */
+export const softmaxOp = fused<None>({
+  name: "softmax",
+  infer: ([x]) => {
+    lastAxis("softmax", x);
+    return [f32(x.shape)];
+  },
+  ref: ([x], [y]) =>
+    eachRow(x, (row, at) => {
+      const z = logSumExp(row);
+      row.forEach((v, i) => {
+        y.data[at + i] = Math.exp(v - z);
+      });
+    }),
+  vjp: ({ outputs: [y], grads: [g] }) => {
+    if (!g) return [];
+    return [mul(y, sub(g, sum(mul(g, y), { axes: [-1], keepDims: true })))];
+  },
+  decompose: ([x]) => {
+    const e = exp(sub(x, max(x, { axes: [-1], keepDims: true })));
+    return [mul(e, exp(neg(log(sum(e, { axes: [-1], keepDims: true })))))];
+  },
+  cases: [
+    { inputs: [{ shape: [3, 7] }], attrs: {} },
+    { inputs: [{ shape: [2, 2, 33] }], attrs: {} },
+  ],
+});
+
+/** dx = g - softmax(x) Σ g */
+export const logSoftmaxOp = fused<None>({
+  name: "logSoftmax",
+  infer: ([x]) => {
+    lastAxis("logSoftmax", x);
+    return [f32(x.shape)];
+  },
+  ref: ([x], [y]) =>
+    eachRow(x, (row, at) => {
+      const z = logSumExp(row);
+      row.forEach((v, i) => {
+        y.data[at + i] = v - z;
+      });
+    }),
+  vjp: ({ outputs: [y], grads: [g] }) => [g && sub(g, mul(exp(y), sum(g, { axes: [-1], keepDims: true })))],
+  decompose: ([x]) => {
+    const shifted = sub(x, max(x, { axes: [-1], keepDims: true }));
+    return [sub(shifted, log(sum(exp(shifted), { axes: [-1], keepDims: true })))];
+  },
+  cases: [{ inputs: [{ shape: [3, 7] }], attrs: {} }],
+});
+
+export interface RmsNormAttrs {
+  readonly eps: number;
+  /** Added to the weight: 0, or 1 where a checkpoint stores the gain minus one. */
+  readonly offset: number;
+}
+
+/** y = x · rstd · (offset + weight), rstd = (mean(x²) + eps)^(-1/2); also gives rstd [...]. */
+export const rmsNormOp = fused<RmsNormAttrs>({
+  name: "rmsNorm",
+  infer: ([x, w]) => {
+    const n = lastAxis("rmsNorm", x);
+    if (w.shape.length !== 1 || w.shape[0] !== n) {
+      throw new Error(`rmsNorm: x ${describe(x)} needs a weight [${n}], got ${describe(w)}`);
+    }
+    return [f32(x.shape), f32(x.shape.slice(0, -1))];
+  },
+  ref: ([x, w], [y, rstd], { eps, offset }) =>
+    eachRow(x, (row, at) => {
+      let ss = 0;
+      for (const v of row) ss += v * v;
+      const r = 1 / Math.sqrt(ss / row.length + eps);
+      rstd.data[at / row.length] = r;
+      row.forEach((v, i) => {
+        y.data[at + i] = v * r * (offset + w.data[i]);
+      });
+    }),
+  vjp: ({ inputs: [x, w], outputs: [, rstd], grads: [g], attrs: { offset } }) =>
+    g ? dispatch(rmsNormGradOp, [g, x, w, rstd], { offset }) : [],
+  decompose: ([x, w], { eps, offset }) => {
+    const rstd = rsqrt(add(mean(square(x), { axes: [-1], keepDims: true }), eps));
+    return [mul(mul(x, rstd), offset ? add(w, offset) : w), reshape(rstd, x.shape.slice(0, -1))];
+  },
+  cases: [
+    { inputs: [{ shape: [3, 8] }, { shape: [8] }], attrs: { eps: 1e-5, offset: 0 } },
+    { inputs: [{ shape: [2, 3, 33] }, { shape: [33] }], attrs: { eps: 1e-6, offset: 1 } },
+  ],
+});
+
+/** With h = g (offset + w): dx = rstd h - x rstd³ mean(h x); dw = Σ g x rstd. */
+export const rmsNormGradOp = fused<{ offset: number }>({
+  name: "rmsNormGrad",
+  infer: ([, x, w]) => [f32(x.shape), f32(w.shape)],
+  ref: ([g, x, w, rstd], [dx, dw], { offset }) => {
+    dw.data.fill(0);
+    eachRow(x, (row, at) => {
+      const r = rstd.data[at / row.length];
+      let dot = 0;
+      row.forEach((v, i) => {
+        dot += g.data[at + i] * (offset + w.data[i]) * v;
+        dw.data[i] += g.data[at + i] * v * r;
+      });
+      row.forEach((v, i) => {
+        dx.data[at + i] = r * g.data[at + i] * (offset + w.data[i]) - (v * r * r * r * dot) / row.length;
+      });
+    });
+  },
+  decompose: ([g, x, w, rstd], { offset }) => {
+    const r = reshape(rstd, [...rstd.shape, 1]);
+    const h = mul(g, offset ? add(w, offset) : w);
+    const dot = mean(mul(h, x), { axes: [-1], keepDims: true });
+    const dx = sub(mul(h, r), mul(mul(x, mul(mul(r, r), r)), dot));
+    const axes = x.shape.slice(0, -1).map((_, i) => i);
+    return [dx, sum(mul(mul(g, x), r), { axes })];
+  },
+  cases: [
+    {
+      inputs: [{ shape: [3, 8] }, { shape: [3, 8] }, { shape: [8] }, { shape: [3], kind: "positive" }],
+      attrs: { offset: 0 },
+    },
+  ],
+});
+
+/**
+ * Rotary positions on x [B, T, H, Dh]: the first R dims turn in pairs (i, i + R/2) by the angles of
+ * cos, sin [P, R/2] at positions i32 [B, T]; the rest is copied. `inverse` turns back, which is the gradient.
+ */
+export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>({
+  name: "rope",
+  infer: ([x, cosTable, sinTable, positions]) => {
+    const half = cosTable.shape[1];
+    const fits =
+      x.shape.length === 4 &&
+      2 * half <= x.shape[3] &&
+      sinTable.shape[1] === half &&
+      positions.shape[0] === x.shape[0] &&
+      positions.shape[1] === x.shape[1];
+    if (!fits) {
+      throw new Error(
+        `rope: x ${describe(x)}, cos ${describe(cosTable)}, sin ${describe(sinTable)}, positions ${describe(positions)} do not fit; expected [B, T, H, Dh], [P, R/2] twice, [B, T]`,
+      );
+    }
+    return [f32(x.shape)];
+  },
+  ref: ([x, c, s, positions], [y], { inverse }) => {
+    const [B, T, H, Dh] = x.shape;
+    const half = c.shape[1];
+    y.data.set(x.data);
+    for (let bt = 0; bt < B * T; bt++) {
+      for (let h = 0; h < H; h++) {
+        for (let i = 0; i < half; i++) {
+          const a = (bt * H + h) * Dh + i;
+          const b = a + half;
+          const co = c.data[positions.data[bt] * half + i];
+          const si = s.data[positions.data[bt] * half + i] * (inverse ? -1 : 1);
+          y.data[a] = x.data[a] * co - x.data[b] * si;
+          y.data[b] = x.data[b] * co + x.data[a] * si;
+        }
+      }
+    }
+  },
+  vjp: ({ inputs: [, c, s, positions], grads: [g], attrs: { inverse } }) => [
+    g && dispatch(ropeOp, [g, c, s, positions], { inverse: !inverse })[0],
+  ],
+  decompose: ([x, c, s, positions], { inverse }) => {
+    const [B, T, H, Dh] = x.shape;
+    const half = c.shape[1];
+    const table = (t: Tensor) => reshape(gatherRows(t, positions), [B, T, 1, half]);
+    const co = table(c);
+    const si = inverse ? neg(table(s)) : table(s);
+    const part = (from: number, n: number) => slice(x, [0, 0, 0, from], [B, T, H, n]);
+    const [a, b] = [part(0, half), part(half, half)];
+    const turned = [sub(mul(a, co), mul(b, si)), add(mul(b, co), mul(a, si))];
+    return [concat(Dh > 2 * half ? [...turned, part(2 * half, Dh - 2 * half)] : turned, 3)];
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [2, 3, 2, 6] },
+        { shape: [8, 3], constant: true },
+        { shape: [8, 3], constant: true },
+        { shape: [2, 3], kind: "index", below: 8, constant: true },
+      ],
+      attrs: { inverse: false },
+    },
+    {
+      inputs: [
+        { shape: [1, 4, 3, 20] },
+        { shape: [9, 8], constant: true },
+        { shape: [9, 8], constant: true },
+        { shape: [1, 4], kind: "index", below: 9, constant: true },
+      ],
+      attrs: { inverse: true },
+      note: "partial rotation",
+    },
+  ],
+});
+
+function sameShape(name: string, xs: readonly TensorType[]): TensorType {
+  for (const x of xs) {
+    if (x.shape.length !== xs[0].shape.length || x.shape.some((d, i) => d !== xs[0].shape[i])) {
+      throw new Error(`${name}: ${describe(xs[0])} and ${describe(x)} differ in shape`);
+    }
+  }
+  return f32(xs[0].shape);
+}
+
+/** silu(gate) · up */
+export const swigluOp = fused<None>({
+  name: "swiglu",
+  infer: (xs) => [sameShape("swiglu", xs)],
+  ref: ([gate, up], [y]) => {
+    for (let i = 0; i < y.data.length; i++)
+      y.data[i] = (gate.data[i] / (1 + Math.exp(-gate.data[i]))) * up.data[i];
+  },
+  vjp: ({ inputs: [gate, up], grads: [g] }) => (g ? dispatch(swigluGradOp, [g, gate, up], {}) : []),
+  decompose: ([gate, up]) => [mul(mul(gate, sigmoid(gate)), up)],
+  cases: [{ inputs: [{ shape: [3, 9] }, { shape: [3, 9] }], attrs: {} }],
+});
+
+/** With σ = sigmoid(gate): dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ. */
+export const swigluGradOp = fused<None>({
+  name: "swigluGrad",
+  infer: (xs) => [sameShape("swigluGrad", xs), sameShape("swigluGrad", xs)],
+  ref: ([g, gate, up], [dgate, dup]) => {
+    for (let i = 0; i < g.data.length; i++) {
+      const z = gate.data[i];
+      const s = 1 / (1 + Math.exp(-z));
+      dgate.data[i] = g.data[i] * up.data[i] * s * (1 + z * (1 - s));
+      dup.data[i] = g.data[i] * z * s;
+    }
+  },
+  decompose: ([g, gate, up]) => {
+    const s = sigmoid(gate);
+    return [mul(mul(mul(g, up), s), add(mul(gate, sub(1, s)), 1)), mul(mul(g, gate), s)];
+  },
+  cases: [{ inputs: [{ shape: [3, 9] }, { shape: [3, 9] }, { shape: [3, 9] }], attrs: {} }],
+});
+
+/**
+ * logits [N, V], targets i32 [N] -> loss [N] in nats (0 where target < 0) and lse [N], the log-sum-exp of each row.
+ */
+export const softmaxCrossEntropyOp = fused<None>({
+  name: "softmaxCrossEntropy",
+  infer: ([logits, targets]) => {
+    const [n] = logits.shape;
+    if (
+      logits.shape.length !== 2 ||
+      targets.shape.length !== 1 ||
+      targets.shape[0] !== n ||
+      targets.dtype !== "i32"
+    ) {
+      throw new Error(
+        `softmaxCrossEntropy: logits ${describe(logits)} need i32 targets [${n}], got ${describe(targets)}`,
+      );
+    }
+    return [f32([n]), f32([n])];
+  },
+  ref: ([logits, targets], [loss, lse]) =>
+    eachRow(logits, (row, at) => {
+      const r = at / row.length;
+      const t = targets.data[r];
+      if (t >= row.length) throw new Error(`softmaxCrossEntropy: target ${t} is outside [0, ${row.length})`);
+      lse.data[r] = logSumExp(row);
+      loss.data[r] = t < 0 ? 0 : lse.data[r] - row[t];
+    }),
+  vjp: ({ inputs: [logits, targets], outputs: [, lse], grads: [g] }) => [
+    g && dispatch(softmaxCrossEntropyGradOp, [g, logits, targets, lse], {})[0],
+  ],
+  decompose: ([logits, targets]) => {
+    const top = max(logits, { axes: [1], keepDims: true });
+    const lse = reshape(add(log(sum(exp(sub(logits, top)), { axes: [1], keepDims: true })), top), [-1]);
+    const { counted, safe } = targetMask(targets);
+    const picked = reshape(takeLast(logits, reshape(safe, [-1, 1])), [-1]);
+    return [mul(sub(lse, picked), counted), lse];
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [4, 9] },
+        { shape: [4], values: [0, 8, -1, 3], kind: "index", below: 9, constant: true },
+      ],
+      attrs: {},
+    },
+  ],
+});
+
+/** dlogits = dloss (softmax - onehot); rows with a negative target get 0. */
+export const softmaxCrossEntropyGradOp = fused<None>({
+  name: "softmaxCrossEntropyGrad",
+  infer: ([, logits]) => [f32(logits.shape)],
+  ref: ([g, logits, targets, lse], [d]) =>
+    eachRow(logits, (row, at) => {
+      const r = at / row.length;
+      const t = targets.data[r];
+      row.forEach((v, i) => {
+        d.data[at + i] = t < 0 ? 0 : g.data[r] * (Math.exp(v - lse.data[r]) - Number(i === t));
+      });
+    }),
+  decompose: ([g, logits, targets, lse]) => {
+    const { counted, safe } = targetMask(targets);
+    const column = (t: Tensor) => reshape(t, [-1, 1]);
+    const p = exp(sub(logits, expand(column(lse), logits.shape)));
+    const weight = column(mul(g, counted));
+    return [sub(mul(p, weight), scatterLast(weight, column(safe), logits.shape[1]))];
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [4] },
+        { shape: [4, 9] },
+        { shape: [4], values: [0, 8, -1, 3], kind: "index", below: 9, constant: true },
+        { shape: [4] },
+      ],
+      attrs: {},
+    },
+  ],
+});
+
+/** 1 where the target counts, and the targets with ignored ones replaced by 0. */
+function targetMask(targets: Tensor): { counted: Tensor; safe: Tensor } {
+  return {
+    counted: greaterEqual(cast(targets, "f32"), 0),
+    safe: cast(maximum(cast(targets, "f32"), 0), "i32"),
+  };
+}
+
+export function softmax(x: Tensor): Tensor {
+  return dispatch(softmaxOp, [x], {})[0];
+}
+
+export function logSoftmax(x: Tensor): Tensor {
+  return dispatch(logSoftmaxOp, [x], {})[0];
+}
+
+/** x [..., D] scaled to unit root mean square, times `offset + weight` [D]. */
+export function rmsNorm(
+  x: Tensor,
+  weight: Tensor,
+  { eps = 1e-5, offset = 0 }: Partial<RmsNormAttrs> = {},
+): Tensor {
+  return dispatch(rmsNormOp, [x, weight], { eps, offset })[0];
+}
+
+/** Rotary positions on x [B, T, H, Dh]; tables cos and sin [P, R/2], positions i32 [B, T]. */
+export function rope(x: Tensor, cosTable: Tensor, sinTable: Tensor, positions: Tensor): Tensor {
+  return dispatch(ropeOp, [x, cosTable, sinTable, positions], { inverse: false })[0];
+}
+
+/** silu(gate) · up */
+export function swiglu(gate: Tensor, up: Tensor): Tensor {
+  return dispatch(swigluOp, [gate, up], {})[0];
+}
+
+/** Cross-entropy of each row of logits [N, V] against targets i32 [N], in nats: [N]. Negative targets count as 0. */
+export function softmaxCrossEntropy(logits: Tensor, targets: Tensor): Tensor {
+  return dispatch(softmaxCrossEntropyOp, [logits, targets], {})[0];
+}

@@ -1,0 +1,164 @@
+/**
+ * Ops that move numbers without changing them: copies, conversion, joining, and the reverse of a slice.
+ */
+import { dispatch } from "../dispatch.ts";
+import { primitive } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import { type Dense, type DType, describe, rowMajor, type Shape, sizeOf } from "../types.ts";
+import { cast, expand, reshape, slice } from "../views.ts";
+import { sum } from "./reduce.ts";
+
+type None = Record<string, never>;
+
+/** Row-major copy of a strided tensor, any dtype. */
+export const contiguousOp = primitive<None>({
+  name: "contiguous",
+  infer: ([x]) => [{ dtype: x.dtype, shape: x.shape }],
+  accepts: () => true,
+  ref: ([x], [y]) => y.data.set(x.data),
+  vjp: ({ grads: [g] }) => [g],
+  cases: [
+    { inputs: [{ shape: [3, 4] }], attrs: {} },
+    { inputs: [{ shape: [2, 0] }], attrs: {}, note: "empty" },
+  ],
+});
+
+/** Conversion between storage types; f16 and bf16 round to nearest even, floats truncate to i32. */
+export const castOp = primitive<{ dtype: DType }>({
+  name: "cast",
+  infer: ([x], { dtype }) => [{ dtype, shape: x.shape }],
+  accepts: (x) => sizeOf(x.shape) === 0 || isDense(x),
+  ref: ([x], [y]) => y.data.set(x.data),
+  vjp: ({ inputs: [x], grads: [g] }) => [g && (x.dtype === "i32" ? undefined : cast(g, "f32"))],
+  cases: [
+    { inputs: [{ shape: [5] }], attrs: { dtype: "f32" } },
+    { inputs: [{ shape: [2, 7], kind: "index", below: 9, constant: true }], attrs: { dtype: "i32" } },
+  ],
+});
+
+function isDense(x: { shape: Shape; strides: readonly number[] }): boolean {
+  const expected = rowMajor(x.shape);
+  return x.shape.every((d, i) => d === 1 || x.strides[i] === expected[i]);
+}
+
+/** Joins tensors along `axis`; the other extents must agree. */
+export const concatOp = primitive<{ axis: number }>({
+  name: "concat",
+  infer: (xs, { axis }) => {
+    const [first] = xs;
+    for (const x of xs) {
+      const fits = x.shape.length === first.shape.length && x.dtype === first.dtype;
+      if (!fits || x.shape.some((d, a) => a !== axis && d !== first.shape[a])) {
+        throw new Error(`concat: ${describe(first)} and ${describe(x)} do not join along axis ${axis}`);
+      }
+    }
+    const extent = xs.reduce((n, x) => n + x.shape[axis], 0);
+    return [{ dtype: first.dtype, shape: first.shape.map((d, a) => (a === axis ? extent : d)) }];
+  },
+  ref: (xs, [y], { axis }) => {
+    const inner = sizeOf(y.shape.slice(axis + 1));
+    const outer = sizeOf(y.shape.slice(0, axis));
+    let at = 0;
+    for (const x of xs) {
+      const run = x.shape[axis] * inner;
+      for (let o = 0; o < outer; o++) {
+        y.data.set(x.data.subarray(o * run, (o + 1) * run), o * y.shape[axis] * inner + at);
+      }
+      at += run;
+    }
+  },
+  vjp: ({ inputs, grads: [g], attrs: { axis } }) => {
+    let at = 0;
+    return inputs.map((x) => {
+      const starts = x.shape.map((_, a) => (a === axis ? at : 0));
+      at += x.shape[axis];
+      return g && slice(g, starts, x.shape);
+    });
+  },
+  cases: [
+    { inputs: [{ shape: [2, 3] }, { shape: [2, 1] }], attrs: { axis: 1 } },
+    { inputs: [{ shape: [1, 4] }, { shape: [3, 4] }, { shape: [0, 4] }], attrs: { axis: 0 } },
+  ],
+});
+
+/** Zeros of `shape` with x written at `starts`: the gradient of a slice. */
+export const unsliceOp = primitive<{ shape: Shape; starts: readonly number[] }>({
+  name: "unslice",
+  infer: ([x], { shape, starts }) => {
+    if (
+      x.shape.length !== shape.length ||
+      x.shape.some((d, a) => starts[a] < 0 || starts[a] + d > shape[a])
+    ) {
+      throw new Error(`unslice: ${describe(x)} at [${starts}] leaves [${shape}]`);
+    }
+    return [{ dtype: "f32", shape }];
+  },
+  ref: ([x], [y], { starts }) => {
+    y.data.fill(0);
+    writeWindow(y, x, starts);
+  },
+  vjp: ({ inputs: [x], grads: [g], attrs: { starts } }) => [g && slice(g, starts, x.shape)],
+  cases: [{ inputs: [{ shape: [2, 2] }], attrs: { shape: [4, 3], starts: [1, 1] } }],
+});
+
+/** Writes `src` into `dst` at `starts`, in place; equal dtypes. Used for key-value caches. */
+export const assignOp = primitive<{ starts: readonly number[] }>({
+  name: "assign",
+  mutates: [0],
+  infer: ([dst, src], { starts }) => {
+    const fits =
+      dst.shape.length === src.shape.length &&
+      dst.dtype === src.dtype &&
+      src.shape.every((d, a) => starts[a] >= 0 && starts[a] + d <= dst.shape[a]);
+    if (!fits) throw new Error(`assign: ${describe(src)} at [${starts}] does not fit into ${describe(dst)}`);
+    return [];
+  },
+  accepts: (x) => isDense(x),
+  ref: ([dst, src], _, { starts }) => writeWindow(dst, src, starts),
+  cases: [{ inputs: [{ shape: [4, 3] }, { shape: [2, 2] }], attrs: { starts: [1, 1] } }],
+});
+
+/** A constant tensor. */
+export const fillOp = primitive<{ shape: Shape; value: number; dtype: DType }>({
+  name: "fill",
+  infer: (_, { shape, dtype }) => [{ dtype, shape }],
+  ref: (_, [y], { value }) => {
+    y.data.fill(value);
+  },
+  cases: [{ inputs: [], attrs: { shape: [2, 3], value: 1.5, dtype: "f32" } }],
+});
+
+function writeWindow(dst: Dense, src: Dense, starts: readonly number[]): void {
+  const strides = rowMajor(dst.shape);
+  const index = new Array<number>(src.shape.length).fill(0);
+  for (let i = 0; i < src.data.length; i++) {
+    let at = 0;
+    for (let a = 0; a < index.length; a++) at += (index[a] + starts[a]) * strides[a];
+    dst.data[at] = src.data[i];
+    for (let a = index.length - 1; a >= 0; a--) {
+      if (++index[a] < src.shape[a]) break;
+      index[a] = 0;
+    }
+  }
+}
+
+/** Joins tensors along `axis`. */
+export function concat(xs: readonly Tensor[], axis: number): Tensor {
+  const from = axis < 0 ? axis + xs[0].rank : axis;
+  return dispatch(concatOp, xs, { axis: from })[0];
+}
+
+/** Overwrites the window of `dst` that begins at `starts` with `src`. */
+export function assign(dst: Tensor, src: Tensor, starts: readonly number[]): void {
+  dispatch(assignOp, [dst, src], { starts });
+}
+
+/** Sums a gradient back over the axes that `expand` repeated. */
+export function expandGrad(g: Tensor, shape: Shape): Tensor {
+  const lead = g.rank - shape.length;
+  const axes = g.shape.flatMap((d, i) => (i < lead || (shape[i - lead] === 1 && d !== 1) ? [i] : []));
+  return axes.length === 0 ? g : reshape(sum(g, { axes }), shape);
+}
+
+/** Repeats x along new leading axes and axes of extent 1; a copy-free view. */
+export const broadcastTo = expand;

@@ -1,0 +1,435 @@
+/**
+ * The ops that make a TopK autoencoder cheap: only the K chosen features of each token are ever touched.
+ * B tokens · D width · F features · K active. Encoder and decoder are stored [F, D], a feature is a contiguous row.
+ */
+import { dispatch } from "../dispatch.ts";
+import { fused, primitive } from "../op.ts";
+import type { Tensor } from "../tensor.ts";
+import { type Dense, describe, type TensorType } from "../types.ts";
+import { expand, reshape, slice, transpose } from "../views.ts";
+import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
+import { gatherRows, scatterAddRows, topk } from "./gather.ts";
+import { matmul } from "./matmul.ts";
+import { mean, sum } from "./reduce.ts";
+
+type None = Record<string, never>;
+const f32 = (shape: readonly number[]): TensorType => ({ dtype: "f32", shape });
+
+function requireCodes(name: string, values: TensorType, indices: TensorType): [number, number] {
+  const [B, K] = values.shape;
+  if (
+    values.shape.length !== 2 ||
+    indices.shape.length !== 2 ||
+    indices.shape[0] !== B ||
+    indices.shape[1] !== K
+  ) {
+    throw new Error(
+      `${name}: values ${describe(values)} and indices ${describe(indices)} must both be [B, K]`,
+    );
+  }
+  if (indices.dtype !== "i32") throw new Error(`${name}: indices must be i32, got ${describe(indices)}`);
+  return [B, K];
+}
+
+function requireMatrix(name: string, what: string, x: TensorType, rows?: number, cols?: number): void {
+  const fits =
+    x.shape.length === 2 && (rows ?? x.shape[0]) === x.shape[0] && (cols ?? x.shape[1]) === x.shape[1];
+  if (!fits) throw new Error(`${name}: ${what} is ${describe(x)}, expected [${rows ?? "·"}, ${cols ?? "·"}]`);
+}
+
+/**
+ * The k largest of relu(x wᵀ + bias) of each row, descending, the lower index on ties; a row with fewer than k positive
+ * ones fills up with zeros at its lowest unused indices. x [B, D], w [F, D], bias [F] -> values, indices [B, k].
+ * The [B, F] pre-activations are never written out. The gradient touches the k chosen rows of w only.
+ */
+export const linearTopKOp = fused<{ k: number }>({
+  name: "linearTopK",
+  infer: ([x, w, bias], { k }) => {
+    requireMatrix("linearTopK", "x", x);
+    requireMatrix("linearTopK", "w", w, undefined, x.shape[1]);
+    const F = w.shape[0];
+    if (bias.shape.length !== 1 || bias.shape[0] !== F) {
+      throw new Error(`linearTopK: bias is ${describe(bias)}, expected [${F}]`);
+    }
+    if (!(Number.isInteger(k) && k >= 1 && k <= F))
+      throw new Error(`linearTopK: k=${k}, but there are ${F} features`);
+    const shape = [x.shape[0], k];
+    return [f32(shape), { dtype: "i32", shape }];
+  },
+  ref: ([x, w, bias], [values, indices], { k }) => {
+    const [F, D] = w.shape;
+    const pre = new Float64Array(F);
+    for (let b = 0; b < x.shape[0]; b++) {
+      for (let f = 0; f < F; f++) {
+        let total = bias.data[f];
+        for (let d = 0; d < D; d++) total += x.data[b * D + d] * w.data[f * D + d];
+        pre[f] = Math.max(total, 0);
+      }
+      const order = Array.from(pre, (_, f) => f).sort((i, j) => pre[j] - pre[i] || i - j);
+      for (let j = 0; j < k; j++) {
+        values.data[b * k + j] = pre[order[j]];
+        indices.data[b * k + j] = order[j];
+      }
+    }
+  },
+  vjp: ({ inputs: [x, w], outputs: [values, indices], grads: [g], needs }) => {
+    if (!g) return [];
+    const pre = mul(g, greater(values, 0));
+    return [
+      needs[0] ? sparseDecode(pre, indices, w) : undefined,
+      needs[1] ? sparseOuter(pre, indices, x, w.shape[0]) : undefined,
+      needs[2] ? sparseSum(pre, indices, w.shape[0]) : undefined,
+    ];
+  },
+  decompose: ([x, w, bias], { k }) => {
+    const { values, indices } = topk(relu(add(matmul(x, transpose(w)), bias)), { k });
+    return [values, indices];
+  },
+  cases: [
+    { inputs: [{ shape: [4, 6] }, { shape: [20, 6] }, { shape: [20] }], attrs: { k: 3 } },
+    { inputs: [{ shape: [9, 16] }, { shape: [130, 16] }, { shape: [130] }], attrs: { k: 8 } },
+    {
+      inputs: [{ shape: [3, 4] }, { shape: [5, 4] }, { shape: [5] }],
+      attrs: { k: 5 },
+      note: "k = F: zeros fill up",
+    },
+  ],
+});
+
+/** Σ_k values[b, k] · w[indices[b, k]] + bias: [B, D]. A feature named twice counts twice. */
+export const sparseDecodeOp = fused<None>({
+  name: "sparseDecode",
+  infer: ([values, indices, w, bias]) => {
+    const [B] = requireCodes("sparseDecode", values, indices);
+    requireMatrix("sparseDecode", "w", w);
+    if (bias && (bias.shape.length !== 1 || bias.shape[0] !== w.shape[1])) {
+      throw new Error(`sparseDecode: bias is ${describe(bias)}, expected [${w.shape[1]}]`);
+    }
+    return [f32([B, w.shape[1]])];
+  },
+  ref: ([values, indices, w, bias], [y]) => decodeInto(y.data, values, indices, w, bias),
+  vjp: ({ inputs: [values, indices, w, bias], grads: [g], needs }) => {
+    if (!g) return [];
+    return [
+      needs[0] ? sparseDot(g, w, indices) : undefined,
+      undefined,
+      needs[2] ? sparseOuter(values, indices, g, w.shape[0]) : undefined,
+      bias && needs[3] ? sum(g, { axes: [0] }) : undefined,
+    ];
+  },
+  decompose: ([values, indices, w, bias]) => {
+    const rows = gatherRows(w, indices); // [B, K, D]
+    const y = sum(mul(rows, reshape(values, [...values.shape, 1])), { axes: [1] });
+    return [bias ? add(y, bias) : y];
+  },
+  cases: [
+    { inputs: codes(4, 3, 10, { shape: [10, 6] }, { shape: [6] }), attrs: {} },
+    { inputs: codes(5, 4, 7, { shape: [7, 33] }), attrs: {} },
+  ],
+});
+
+function decodeInto(y: Dense["data"], values: Dense, indices: Dense, w: Dense, bias?: Dense): void {
+  const [B, K] = values.shape;
+  const [F, D] = w.shape;
+  for (let b = 0; b < B; b++) {
+    for (let d = 0; d < D; d++) y[b * D + d] = bias ? bias.data[d] : 0;
+    for (let k = 0; k < K; k++) {
+      const f = indices.data[b * K + k];
+      if (f < 0 || f >= F) throw new Error(`sparseDecode: index ${f} is outside [0, ${F})`);
+      for (let d = 0; d < D; d++) y[b * D + d] += values.data[b * K + k] * w.data[f * D + d];
+    }
+  }
+}
+
+function codes(B: number, K: number, F: number, ...rest: { shape: number[]; constant?: boolean }[]) {
+  return [{ shape: [B, K] }, { shape: [B, K], kind: "index" as const, below: F, constant: true }, ...rest];
+}
+
+/** x[b] · w[indices[b, k]]: [B, K]. */
+export const sparseDotOp = fused<None>({
+  name: "sparseDot",
+  infer: ([x, w, indices]) => {
+    requireMatrix("sparseDot", "x", x);
+    requireMatrix("sparseDot", "w", w, undefined, x.shape[1]);
+    requireMatrix("sparseDot", "indices", indices, x.shape[0]);
+    return [f32(indices.shape)];
+  },
+  ref: ([x, w, indices], [y]) => {
+    const [B, K] = indices.shape;
+    const D = x.shape[1];
+    for (let b = 0; b < B; b++) {
+      for (let k = 0; k < K; k++) {
+        const f = indices.data[b * K + k];
+        let total = 0;
+        for (let d = 0; d < D; d++) total += x.data[b * D + d] * w.data[f * D + d];
+        y.data[b * K + k] = total;
+      }
+    }
+  },
+  vjp: ({ inputs: [x, w, indices], grads: [g], needs }) => {
+    if (!g) return [];
+    return [
+      needs[0] ? sparseDecode(g, indices, w) : undefined,
+      needs[1] ? sparseOuter(g, indices, x, w.shape[0]) : undefined,
+    ];
+  },
+  decompose: ([x, w, indices]) => {
+    const rows = gatherRows(w, indices);
+    return [sum(mul(rows, reshape(x, [x.shape[0], 1, x.shape[1]])), { axes: [2] })];
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [4, 6] },
+        { shape: [10, 6] },
+        { shape: [4, 3], kind: "index", below: 10, constant: true },
+      ],
+      attrs: {},
+    },
+  ],
+});
+
+/** out[f] = Σ over (b, k) with indices[b, k] = f of values[b, k] · x[b]: [rows, D], summed in the order of b. */
+export const sparseOuterOp = fused<{ rows: number }>({
+  name: "sparseOuter",
+  infer: ([values, indices, x], { rows }) => {
+    const [B] = requireCodes("sparseOuter", values, indices);
+    requireMatrix("sparseOuter", "x", x, B);
+    return [f32([rows, x.shape[1]])];
+  },
+  ref: ([values, indices, x], [y]) => {
+    const [B, K] = values.shape;
+    const D = x.shape[1];
+    y.data.fill(0);
+    for (let b = 0; b < B; b++) {
+      for (let k = 0; k < K; k++) {
+        const f = indices.data[b * K + k];
+        for (let d = 0; d < D; d++) y.data[f * D + d] += values.data[b * K + k] * x.data[b * D + d];
+      }
+    }
+  },
+  vjp: ({ inputs: [values, indices, x], grads: [g], needs }) => {
+    if (!g) return [];
+    return [
+      needs[0] ? sparseDot(x, g, indices) : undefined,
+      undefined,
+      needs[2] ? sparseDecode(values, indices, g) : undefined,
+    ];
+  },
+  decompose: ([values, indices, x], { rows }) => {
+    const [B, K] = values.shape;
+    const D = x.shape[1];
+    const each = mul(expand(reshape(x, [B, 1, D]), [B, K, D]), reshape(values, [B, K, 1]));
+    return [scatterAddRows(reshape(each, [B * K, D]), reshape(indices, [B * K]), rows)];
+  },
+  cases: [{ inputs: codes(5, 3, 8, { shape: [5, 6] }), attrs: { rows: 8 } }],
+});
+
+/** out[f] = Σ of values whose index is f: [rows]. */
+export const sparseSumOp = fused<{ rows: number }>({
+  name: "sparseSum",
+  infer: ([values, indices], { rows }) => {
+    requireCodes("sparseSum", values, indices);
+    return [f32([rows])];
+  },
+  ref: ([values, indices], [y]) => {
+    y.data.fill(0);
+    for (let i = 0; i < values.data.length; i++) y.data[indices.data[i]] += values.data[i];
+  },
+  vjp: ({ inputs: [values, indices], grads: [g] }) => [
+    g && reshape(gatherRows(reshape(g, [-1, 1]), indices), values.shape),
+  ],
+  decompose: ([values, indices], { rows }) => [
+    reshape(scatterAddRows(reshape(values, [-1, 1]), reshape(indices, [-1]), rows), [rows]),
+  ],
+  cases: [{ inputs: codes(5, 3, 8), attrs: { rows: 8 } }],
+});
+
+/**
+ * Reconstruction and its loss in one pass: error = Σ_k values · w[indices] + bias - target [B, D], and
+ * loss = mean over B of the sum over D of error². d loss / d recon = 2 error / B.
+ */
+export const sparseDecodeLossOp = fused<None>({
+  name: "sparseDecodeLoss",
+  infer: ([values, indices, w, bias, target]) => {
+    const [B] = requireCodes("sparseDecodeLoss", values, indices);
+    requireMatrix("sparseDecodeLoss", "target", target, B, w.shape[1]);
+    if (bias.shape.length !== 1 || bias.shape[0] !== w.shape[1]) {
+      throw new Error(`sparseDecodeLoss: bias is ${describe(bias)}, expected [${w.shape[1]}]`);
+    }
+    return [f32([]), f32(target.shape)];
+  },
+  ref: ([values, indices, w, bias, target], [loss, error]) => {
+    decodeInto(error.data, values, indices, w, bias);
+    let total = 0;
+    for (let i = 0; i < error.data.length; i++) {
+      error.data[i] -= target.data[i];
+      total += error.data[i] ** 2;
+    }
+    loss.data[0] = total / values.shape[0];
+  },
+  vjp: ({ inputs: [values, indices, w, , target], outputs: [, error], grads: [g, ge], needs }) => {
+    let d = g && mul(error, mul(g, 2 / values.shape[0]));
+    if (ge) d = d ? add(d, ge) : ge;
+    if (!d) return [];
+    return [
+      needs[0] ? sparseDot(d, w, indices) : undefined,
+      undefined,
+      needs[2] ? sparseOuter(values, indices, d, w.shape[0]) : undefined,
+      needs[3] ? sum(d, { axes: [0] }) : undefined,
+      needs[4] ? mul(d, -1) : undefined,
+    ].slice(0, target ? 5 : 4);
+  },
+  decompose: ([values, indices, w, bias, target]) => {
+    const error = sub(sparseDecode(values, indices, w, bias), target);
+    return [mean(sum(square(error), { axes: [1] })), error];
+  },
+  cases: [{ inputs: codes(4, 3, 10, { shape: [10, 6] }, { shape: [6] }, { shape: [4, 6] }), attrs: {} }],
+});
+
+/**
+ * Two `sparseOuter` that share indices, with what a training step asks of them: outA from (valuesA, xA), outB from
+ * (valuesB, xB), sumB = `sparseSum` of valuesB, and the sums of squares [3] of outA, outB and sumB.
+ */
+export const sparseOuterPairOp = fused<{ rows: number }>({
+  name: "sparseOuterPair",
+  infer: ([valuesA, xA, valuesB, xB, indices], { rows }) => {
+    const [B] = requireCodes("sparseOuterPair", valuesA, indices);
+    requireCodes("sparseOuterPair", valuesB, indices);
+    requireMatrix("sparseOuterPair", "xA", xA, B);
+    requireMatrix("sparseOuterPair", "xB", xB, B);
+    return [f32([rows, xA.shape[1]]), f32([rows, xB.shape[1]]), f32([rows]), f32([3])];
+  },
+  ref: ([valuesA, xA, valuesB, xB, indices], [outA, outB, sumB, squares], attrs) => {
+    sparseOuterOp.ref([valuesA, indices, xA], [outA], attrs);
+    sparseOuterOp.ref([valuesB, indices, xB], [outB], attrs);
+    sparseSumOp.ref([valuesB, indices], [sumB], attrs);
+    [outA, outB, sumB].forEach((t, i) => {
+      let total = 0;
+      for (const v of t.data) total += v * v;
+      squares.data[i] = total;
+    });
+  },
+  decompose: ([valuesA, xA, valuesB, xB, indices], { rows }) => {
+    const outA = sparseOuter(valuesA, indices, xA, rows);
+    const outB = sparseOuter(valuesB, indices, xB, rows);
+    const sumB = sparseSum(valuesB, indices, rows);
+    const squares = outA.device.zeros([3]);
+    [outA, outB, sumB].forEach((t, i) => {
+      writeAt(squares, reshape(sum(square(t)), [1]), i);
+    });
+    return [outA, outB, sumB, squares];
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [5, 3] },
+        { shape: [5, 6] },
+        { shape: [5, 3] },
+        { shape: [5, 4] },
+        { shape: [5, 3], kind: "index", below: 8, constant: true },
+      ],
+      attrs: { rows: 8 },
+    },
+  ],
+});
+
+/** Adds `tokens` to every counter and clears those of features that fired (value > 0). lastFired i32 [F], in place. */
+export const markFiredOp = primitive<{ tokens: number }>({
+  name: "markFired",
+  mutates: [0],
+  infer: ([lastFired, values, indices]) => {
+    requireCodes("markFired", values, indices);
+    if (lastFired.dtype !== "i32")
+      throw new Error(`markFired: counters are ${describe(lastFired)}, expected i32 [F]`);
+    return [];
+  },
+  ref: ([lastFired, values, indices], _, { tokens }) => {
+    for (let f = 0; f < lastFired.data.length; f++) {
+      lastFired.data[f] = Math.min(lastFired.data[f] + tokens, 2 ** 31 - 1);
+    }
+    for (let i = 0; i < values.data.length; i++) if (values.data[i] > 0) lastFired.data[indices.data[i]] = 0;
+  },
+  cases: [
+    {
+      inputs: [
+        { shape: [6], kind: "index", below: 100 },
+        { shape: [2, 2], values: [1, 0, 2, 3] },
+        { shape: [2, 2], values: [0, 1, 2, 5], kind: "index" },
+      ],
+      attrs: { tokens: 10 },
+    },
+  ],
+});
+
+function writeAt(dst: Tensor, src: Tensor, at: number): void {
+  const whole = slice(dst, [at], [1]);
+  dst.device.backend.kernels.contiguous([src], [whole], {});
+}
+
+/** See `linearTopKOp`: the k largest of relu(x wᵀ + bias) by row, values descending, indices i32. */
+export function linearTopK(
+  x: Tensor,
+  w: Tensor,
+  bias: Tensor,
+  { k }: { k: number },
+): { values: Tensor; indices: Tensor } {
+  const [values, indices] = dispatch(linearTopKOp, [x, w, bias], { k });
+  return { values, indices };
+}
+
+/** Sparse codes [B, K] times rows of w [F, D], plus bias [D]: [B, D]. */
+export function sparseDecode(values: Tensor, indices: Tensor, w: Tensor, bias?: Tensor): Tensor {
+  return dispatch(sparseDecodeOp, bias ? [values, indices, w, bias] : [values, indices, w], {})[0];
+}
+
+/** x [B, D] against the chosen rows of w [F, D]: [B, K]. */
+export function sparseDot(x: Tensor, w: Tensor, indices: Tensor): Tensor {
+  return dispatch(sparseDotOp, [x, w, indices], {})[0];
+}
+
+/** Gradient of a row table: [rows, D] with out[f] = Σ values · x over the pairs that chose f. */
+export function sparseOuter(values: Tensor, indices: Tensor, x: Tensor, rows: number): Tensor {
+  return dispatch(sparseOuterOp, [values, indices, x], { rows })[0];
+}
+
+/** Sum of the values of each index: [rows]. */
+export function sparseSum(values: Tensor, indices: Tensor, rows: number): Tensor {
+  return dispatch(sparseSumOp, [values, indices], { rows })[0];
+}
+
+/** Reconstruction error [B, D] and loss (mean over B of the sum over D of its square). */
+export function sparseDecodeLoss(
+  codes: { values: Tensor; indices: Tensor },
+  w: Tensor,
+  bias: Tensor,
+  target: Tensor,
+): { loss: Tensor; error: Tensor } {
+  const [loss, error] = dispatch(sparseDecodeLossOp, [codes.values, codes.indices, w, bias, target], {});
+  return { loss, error };
+}
+
+export interface OuterPair {
+  outA: Tensor;
+  outB: Tensor;
+  sumB: Tensor;
+  /** Sums of squares of outA, outB and sumB, [3]. */
+  squares: Tensor;
+}
+
+/** See `sparseOuterPairOp`. */
+export function sparseOuterPair(
+  a: { values: Tensor; x: Tensor },
+  b: { values: Tensor; x: Tensor },
+  indices: Tensor,
+  rows: number,
+): OuterPair {
+  const inputs = [a.values, a.x, b.values, b.x, indices];
+  const [outA, outB, sumB, squares] = dispatch(sparseOuterPairOp, inputs, { rows });
+  return { outA, outB, sumB, squares };
+}
+
+/** See `markFiredOp`. */
+export function markFired(lastFired: Tensor, values: Tensor, indices: Tensor, tokens: number): void {
+  dispatch(markFiredOp, [lastFired, values, indices], { tokens });
+}

@@ -1,0 +1,87 @@
+/**
+ * Reverse-mode differentiation: a tape records what touched the watched tensors and is walked backwards once.
+ */
+import type { Tensor } from "./tensor.ts";
+
+/** Gradients of a node's inputs from the gradients of its outputs. */
+type Backward = (
+  grads: readonly (Tensor | undefined)[],
+  needs: readonly boolean[],
+) => readonly (Tensor | undefined)[];
+
+interface Node {
+  readonly name: string;
+  readonly inputs: readonly Tensor[];
+  readonly outputs: readonly Tensor[];
+  readonly backward: Backward;
+}
+
+export class Tape {
+  readonly #tracked: Set<Tensor>;
+  readonly #watched: ReadonlySet<Tensor>;
+  #nodes: Node[] = [];
+
+  constructor(watched: Iterable<Tensor>) {
+    this.#watched = new Set(watched);
+    this.#tracked = new Set(this.#watched);
+  }
+
+  /** True when a gradient flows through `t`. */
+  tracks(t: Tensor): boolean {
+    return this.#tracked.has(t);
+  }
+
+  record(name: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
+    if (!inputs.some((t) => this.#tracked.has(t))) return;
+    for (const t of outputs) this.#tracked.add(t);
+    this.#nodes.push({ name, inputs, outputs, backward });
+  }
+
+  /**
+   * Gradients of the watched tensors given that of `root`. Consumes the tape: activations are released as the walk
+   * passes them, except those for which `held` is true.
+   */
+  gradients(
+    root: Tensor,
+    seed: Tensor,
+    add: (a: Tensor, b: Tensor) => Tensor,
+    alias: (t: Tensor) => Tensor,
+    isolate: <T>(fn: () => T) => T,
+    held: (t: Tensor) => boolean,
+  ): Map<Tensor, Tensor> {
+    const grads = new Map<Tensor, Tensor>([[root, seed]]);
+    for (let n = this.#nodes.pop(); n; n = this.#nodes.pop()) {
+      const node = n;
+      const upstream = node.outputs.map((t) => grads.get(t));
+      if (upstream.some((g) => g)) {
+        const needs = node.inputs.map((t) => this.#tracked.has(t));
+        const downstream = isolate(() => {
+          const found = node.backward(upstream, needs);
+          const sums = new Map<Tensor, Tensor>();
+          const taken = new Set<Tensor | undefined>(upstream); // a rule may hand one tensor to several inputs
+          node.inputs.forEach((t, i) => {
+            let g = found[i];
+            if (!g || !needs[i]) return;
+            if (taken.has(g)) g = alias(g);
+            taken.add(g);
+            const before = sums.get(t) ?? grads.get(t);
+            sums.set(t, before ? add(before, g) : g);
+          });
+          return [...sums.entries()];
+        });
+        for (const [t, g] of downstream) {
+          const before = grads.get(t);
+          if (before && before !== g) before.dispose();
+          grads.set(t, g);
+        }
+      }
+      for (const t of node.outputs) {
+        if (this.#watched.has(t)) continue;
+        grads.get(t)?.dispose();
+        grads.delete(t);
+        if (!held(t)) t.dispose();
+      }
+    }
+    return grads;
+  }
+}
