@@ -18,7 +18,8 @@ function nodeGyp() {
   const npmDirs = [process.env.npm_execpath && join(dirname(process.env.npm_execpath), "..")];
   const prefix = dirname(process.execPath);
   npmDirs.push(join(prefix, "..", "lib", "node_modules", "npm"), join(prefix, "node_modules", "npm"));
-  for (const dir of npmDirs) if (dir) scripts.push(join(dir, "node_modules", "node-gyp", "bin", "node-gyp.js"));
+  for (const dir of npmDirs)
+    if (dir) scripts.push(join(dir, "node_modules", "node-gyp", "bin", "node-gyp.js"));
   scripts.push(join(root, "node_modules", "node-gyp", "bin", "node-gyp.js"));
   const script = scripts.find((s) => s?.endsWith(".js") && existsSync(s));
   if (script) return [process.execPath, script];
@@ -47,7 +48,9 @@ function build() {
 }
 
 if (process.env.SLUICE_SKIP_NATIVE === "1") {
-  console.log("sluice: native kernels skipped (SLUICE_SKIP_NATIVE=1); build them later with `npm run native`.");
+  console.log(
+    "sluice: native kernels skipped (SLUICE_SKIP_NATIVE=1); build them later with `npm run native`.",
+  );
 } else if (upToDate() && !process.argv.includes("--force")) {
   console.log("sluice: native kernels are up to date.");
 } else {

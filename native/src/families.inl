@@ -19,9 +19,9 @@ namespace sluice {
 namespace SLUICE_NS {
 
 #include "simd.h"
-#if __has_include("gemm.inl")
+#include "gemm_micro.inl"
+#include "gemm_small.inl"
 #include "gemm.inl"
-#endif
 #if __has_include("linear_topk.inl")
 #include "linear_topk.inl"
 #endif
@@ -49,9 +49,7 @@ static void kernel_ping(Pool&, const Args& args) { *args.ptr<int32_t>(0) += stat
 
 void register_all(Registry& r) {
   r.add("ping", kernel_ping);
-#if __has_include("gemm.inl")
   register_gemm(r);
-#endif
 #if __has_include("linear_topk.inl")
   register_linear_topk(r);
 #endif

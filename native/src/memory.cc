@@ -12,7 +12,7 @@ void* allocate(int64_t bytes) {
   constexpr int64_t kHuge = int64_t(2) << 20;
   int64_t align = bytes >= kHuge ? kHuge : 64;
   // One vector beyond the end, so that a kernel may load past the last element.
-  int64_t size = (bytes + 64 + align - 1) / align * align;
+  int64_t size = (bytes + 127) / 64 * 64;
   void* p = nullptr;
   if (posix_memalign(&p, static_cast<size_t>(align), static_cast<size_t>(size)) != 0) return nullptr;
 #if defined(__linux__) && defined(MADV_HUGEPAGE)

@@ -61,7 +61,7 @@ struct Pool::State {
   std::condition_variable wake;
   std::vector<std::thread> workers;
   std::vector<Block> scratch;
-  Block shared;
+  Block shared[4];
 
   void drain(int worker) {
     for (;;) {
@@ -146,6 +146,6 @@ void Pool::run(int64_t count, int64_t grain, RangeFn fn, const void* ctx) {
 
 void* Pool::scratch(int worker, int64_t bytes) { return s->scratch[worker].grow(bytes); }
 
-void* Pool::shared(int64_t bytes) { return s->shared.grow(bytes); }
+void* Pool::shared(int64_t bytes, int slot) { return s->shared[slot].grow(bytes); }
 
 }  // namespace sluice

@@ -35,8 +35,8 @@ class Pool {
   /** 64-byte aligned memory of one worker; grows, stays valid and keeps its bytes until a larger request. */
   void* scratch(int worker, int64_t bytes);
 
-  /** The same, one block for all workers: to be asked for by the caller before `run`. */
-  void* shared(int64_t bytes);
+  /** The same, one block for all workers in each of 4 slots; asked for by the caller before `run`. */
+  void* shared(int64_t bytes, int slot = 0);
 
  private:
   struct State;

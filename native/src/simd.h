@@ -110,6 +110,30 @@ static SLUICE_INLINE float vhsum(vf x) {
     for (int i = 0; i < w; i++) t[i] += t[i + w];
   return t[0];
 }
+/** The four sums of the lanes of a, b, c, d. */
+static SLUICE_INLINE void vhsum4(vf a, vf b, vf c, vf d, float* out) {
+#if defined(__SSE2__)
+#if VL == 16
+  auto half = [](vf x) { return _mm256_add_ps(_mm512_castps512_ps256((__m512)x), _mm512_extractf32x8_ps((__m512)x, 1)); };
+  __m256 wa = half(a), wb = half(b), wc = half(c), wd = half(d);
+#elif VL == 8
+  __m256 wa = (__m256)a, wb = (__m256)b, wc = (__m256)c, wd = (__m256)d;
+#endif
+#if VL >= 8
+  __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(wa, wb), _mm256_unpackhi_ps(wa, wb));
+  __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(wc, wd), _mm256_unpackhi_ps(wc, wd));
+  __m256 s = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+#else
+  __m128 xa = (__m128)a, xb = (__m128)b, xc = (__m128)c, xd = (__m128)d;
+  __m128 ab = _mm_add_ps(_mm_unpacklo_ps(xa, xb), _mm_unpackhi_ps(xa, xb));
+  __m128 cd = _mm_add_ps(_mm_unpacklo_ps(xc, xd), _mm_unpackhi_ps(xc, xd));
+  _mm_storeu_ps(out, _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x44), _mm_shuffle_ps(ab, cd, 0xee)));
+#endif
+#else
+  out[0] = vhsum(a), out[1] = vhsum(b), out[2] = vhsum(c), out[3] = vhsum(d);
+#endif
+}
 /** Largest lane; NaN lanes may be lost. */
 static SLUICE_INLINE float vhmax(vf x) {
   float t[VL];
@@ -196,6 +220,33 @@ static SLUICE_INLINE vf vtanh(vf x) {
 
 static SLUICE_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 static SLUICE_INLINE vf vsilu(vf x) { return x / (1.0f + vexp(-x)); }
+
+/** Error function: odd polynomial up to 1, then 1 - e^(-x^2) q(1 / (1 + x/2)); both fitted at Chebyshev nodes. */
+static SLUICE_INLINE vf verf(vf x) {
+  vf a = vabs(x), z = x * x;
+  vf p = vfma(z, vset(7.88249711e-5f), vset(-8.01885499e-4f));
+  p = vfma(p, z, vset(5.18931194e-3f));
+  p = vfma(p, z, vset(-2.68543288e-2f));
+  p = vfma(p, z, vset(1.12835975e-1f));
+  p = vfma(p, z, vset(-3.76126269e-1f));
+  p = vfma(p, z, vset(1.12837917f)) * x;
+  vf t = 1.0f / vfma(a, vset(0.5f), vset(1.0f));
+  vf q = vfma(t, vset(-5.35406161e-2f), vset(-5.73387354e-2f));
+  q = vfma(q, t, vset(4.03838363e-1f));
+  q = vfma(q, t, vset(1.01268245e-1f));
+  q = vfma(q, t, vset(3.30840680e-1f));
+  q = vfma(q, t, vset(2.73618153e-1f));
+  q = vfma(q, t, vset(6.06408739e-4f));
+  q = 1.0f - vexp(-z) * q;
+  q = vselect(a > 4.0f, vset(1.0f), q);
+  q = vfrombits(vbits(q) | (vbits(x) & (int32_t)0x80000000));
+  return vselect(x != x, x, vselect(a < 1.0f, p, q));
+}
+static SLUICE_INLINE vf vgelu(vf x) { return 0.5f * x * (1.0f + verf(x * 0.707106781f)); }
+/** The tanh approximation of gelu. */
+static SLUICE_INLINE vf vgelu_tanh(vf x) {
+  return 0.5f * x * (1.0f + vtanh(0.797884561f * vfma(x * x, x * 0.044715f, x)));
+}
 
 /** sin (shift 0) or cos (shift 1) by quarter turns; beyond 2^13 lanes go through the C library. */
 static SLUICE_INLINE vf vsincos(vf x, int shift) {

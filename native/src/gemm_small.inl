@@ -1,0 +1,161 @@
+// The description of a product, its epilogue, and products with few rows (decoding): C = A Bt with B stored [N, K].
+// Few rows are bound by the memory that holds B: four rows of B at a time are read once, as dot products against all
+// rows of A, which stay in the cache. Threads share the rows of B.
+
+enum Activation : int { ACT_NONE = 0, ACT_RELU = 1, ACT_SILU = 2, ACT_GELU = 3, ACT_GELU_TANH = 4 };
+
+/** C[b] = activation(A[b] B[b] + bias (+ C[b] if accumulate)) + residual[b]; strides count elements. */
+struct Gemm {
+  const float* a;
+  int64_t ars, acs;  // A [m, k]: row and column stride, one of them 1
+  const void* b;
+  int64_t brs, bcs;  // B [k, n]
+  int bdtype;        // f32, f16 or bf16
+  float* c;
+  int64_t ldc;
+  int64_t m, n, k;
+  int64_t batch, abatch, bbatch, cbatch;
+  const float* bias;  // [n] or null
+  int activation;
+  bool accumulate;
+  const float* residual;  // [m, n] with row stride ldr, batches as C; or null
+  int64_t ldr;
+
+  SLUICE_INLINE bool hasEpilogue() const { return bias || residual || activation != ACT_NONE; }
+};
+
+static SLUICE_INLINE vf activate(vf x, int activation) {
+  switch (activation) {
+    case ACT_RELU: return vmax(vf{}, x);
+    case ACT_SILU: return vsilu(x);
+    case ACT_GELU: return vgelu(x);
+    case ACT_GELU_TANH: return vgelu_tanh(x);
+    default: return x;
+  }
+}
+
+/** Bias, activation and residual on the block of C at (batch, i, j). */
+static __attribute__((noinline)) void gemm_epilogue(const Gemm& g, int64_t batch, int64_t i, int64_t j, int64_t rows,
+                                                    int64_t cols) {
+  for (int64_t r = 0; r < rows; r++) {
+    float* c = g.c + batch * g.cbatch + (i + r) * g.ldc + j;
+    const float* residual = g.residual ? g.residual + batch * g.cbatch + (i + r) * g.ldr + j : nullptr;
+    for (int64_t q = 0; q < cols; q += VL) {
+      const int64_t left = cols - q;
+      vf x = left >= VL ? vload(c + q) : vloadn(c + q, left);
+      if (g.bias) x = x + (left >= VL ? vload(g.bias + j + q) : vloadn(g.bias + j + q, left));
+      x = activate(x, g.activation);
+      if (residual) x = x + (left >= VL ? vload(residual + q) : vloadn(residual + q, left));
+      if (left >= VL) vstore(c + q, x);
+      else vstoren(c + q, x, left);
+    }
+  }
+}
+
+constexpr int64_t kSmallRows = 32;
+constexpr int RW = 4;  // rows of B at a time
+
+/** Dot products of W rows of B with X rows of A: out[x * ldo + w] (+)= a_x . b_w. */
+template <class L, int W, int X>
+static SLUICE_INLINE void small_dots(int64_t k, const typename L::T* b, int64_t ldb, const float* a, int64_t lda,
+                                     float* out, int64_t ldo, bool add) {
+  constexpr int U = X == 1 ? 2 : 1;  // enough independent sums to hide the latency
+  vf acc[U][X][W];
+  for (int u = 0; u < U; u++)
+    for (int x = 0; x < X; x++)
+      for (int w = 0; w < W; w++) acc[u][x][w] = vf{};
+  int64_t p = 0;
+  for (; p + U * VL <= k; p += U * VL) {
+#pragma GCC unroll 2
+    for (int u = 0; u < U; u++) {
+      vf bv[W];
+#pragma GCC unroll 4
+      for (int w = 0; w < W; w++) bv[w] = L::vec(b + w * ldb + p + u * VL);
+#pragma GCC unroll 4
+      for (int x = 0; x < X; x++) {
+        vf av = vload(a + x * lda + p + u * VL);
+#pragma GCC unroll 4
+        for (int w = 0; w < W; w++) acc[u][x][w] = vfma(av, bv[w], acc[u][x][w]);
+      }
+    }
+  }
+  for (int x = 0; x < X; x++) {
+    float sum[4] = {0, 0, 0, 0};
+    if constexpr (U == 2)
+      for (int w = 0; w < W; w++) acc[0][x][w] = acc[0][x][w] + acc[U - 1][x][w];
+    if constexpr (W == 4) vhsum4(acc[0][x][0], acc[0][x][1], acc[0][x][2], acc[0][x][3], sum);
+    else
+      for (int w = 0; w < W; w++) sum[w] = vhsum(acc[0][x][w]);
+    for (int w = 0; w < W; w++) {
+      for (int64_t q = p; q < k; q++) sum[w] += a[x * lda + q] * L::one(b + w * ldb + q);
+      float* o = out + x * ldo + w;
+      *o = add ? *o + sum[w] : sum[w];
+    }
+  }
+}
+
+/** W rows of B against all rows of A, three (two) at a time. */
+template <class L, int W>
+static void small_rows(const Gemm& g, const typename L::T* b, int64_t ldb, const float* a, float* c) {
+  for (int64_t i = 0; i < g.m;) {
+    const int64_t left = g.m - i;
+    const float* ai = a + i * g.ars;
+    float* ci = c + i * g.ldc;
+    if (left == 1) {
+      small_dots<L, W, 1>(g.k, b, ldb, ai, g.ars, ci, g.ldc, g.accumulate);
+      i += 1;
+    } else if (left == 2 || left == 4) {
+      small_dots<L, W, 2>(g.k, b, ldb, ai, g.ars, ci, g.ldc, g.accumulate);
+      i += 2;
+    } else {
+      small_dots<L, W, 3>(g.k, b, ldb, ai, g.ars, ci, g.ldc, g.accumulate);
+      i += 3;
+    }
+  }
+}
+
+/** Columns [j, end) of C for one batch; halves are widened once when several rows of A use them. */
+template <class L>
+static void small_columns(Pool& pool, const Gemm& g, int64_t batch, int64_t j, int64_t end, int worker) {
+  const auto* b = static_cast<const typename L::T*>(g.b) + batch * g.bbatch;
+  const float* a = g.a + batch * g.abatch;
+  float* c = g.c + batch * g.cbatch;
+  const bool widen = sizeof(typename L::T) != 4 && g.m > 3;
+  float* wide = widen ? static_cast<float*>(pool.scratch(worker, RW * g.k * 4)) : nullptr;
+  for (int64_t n = j; n < end; n += RW) {
+    const int64_t rows = end - n < RW ? end - n : RW;
+    const typename L::T* bn = b + n * g.bcs;
+    if (widen) {
+      for (int64_t w = 0; w < rows; w++) {
+        int64_t p = 0;
+        for (; p + VL <= g.k; p += VL) vstore(wide + w * g.k + p, L::vec(bn + w * g.bcs + p));
+        for (; p < g.k; p++) wide[w * g.k + p] = L::one(bn + w * g.bcs + p);
+      }
+      if (rows == RW) small_rows<LoadF32, RW>(g, wide, g.k, a, c + n);
+      else
+        for (int64_t w = 0; w < rows; w++) small_rows<LoadF32, 1>(g, wide + w * g.k, g.k, a, c + n + w);
+    } else if (rows == RW) {
+      small_rows<L, RW>(g, bn, g.bcs, a, c + n);
+    } else {
+      for (int64_t w = 0; w < rows; w++) small_rows<L, 1>(g, bn + w * g.bcs, g.bcs, a, c + n + w);
+    }
+  }
+  if (g.hasEpilogue()) gemm_epilogue(g, batch, 0, j, g.m, end - j);
+}
+
+static bool gemm_is_small(const Gemm& g) { return g.m <= kSmallRows && g.brs == 1 && g.acs == 1 && g.k >= VL; }
+
+static void gemm_small(Pool& pool, const Gemm& g) {
+  const int64_t blocks = (g.n + RW - 1) / RW;
+  // A task is worth waking a thread for from some 64k multiply-adds, or 128 KiB of B, on.
+  int64_t cost = RW * g.k * (g.m < 2 ? 2 : g.m);
+  int64_t grain = 65536 / cost > 0 ? 65536 / cost : 1;
+  for (int64_t batch = 0; batch < g.batch; batch++) {
+    pool.parallelFor(blocks, grain, [&](int64_t begin, int64_t end, int worker) {
+      const int64_t j = begin * RW, stop = end * RW < g.n ? end * RW : g.n;
+      if (g.bdtype == F32) small_columns<LoadF32>(pool, g, batch, j, stop, worker);
+      else if (g.bdtype == F16) small_columns<LoadF16>(pool, g, batch, j, stop, worker);
+      else small_columns<LoadBF16>(pool, g, batch, j, stop, worker);
+    });
+  }
+}
