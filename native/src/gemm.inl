@@ -15,7 +15,7 @@ static SLUICE_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b
 /** Slices of K of equal length, a multiple of 8 and at most KC. */
 static SLUICE_INLINE int64_t k_slice(int64_t k) {
   const int64_t slices = k > KC ? ceil_div(k, KC) : 1;
-  return round_up(ceil_div(k, slices), 8);
+  return k > 0 ? round_up(ceil_div(k, slices), 8) : 8;
 }
 
 /** Packs columns [j0, j0 + n) of B for `count` batches: [batch][slice of K][panel][k][NR]. */

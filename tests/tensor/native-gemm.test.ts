@@ -1,0 +1,207 @@
+/**
+ * The native matrix products against plain loops in double precision: every layout, edge, storage type, epilogue,
+ * instruction set and thread count. Skipped where the addon was not built.
+ */
+import assert from "node:assert/strict";
+import { after, test } from "node:test";
+import { type Addon, dtypeCode, loadAddon } from "../../src/tensor/native/addon.ts";
+
+let addon: Addon | undefined;
+let missing: string | undefined;
+try {
+  addon = loadAddon();
+} catch (error) {
+  missing = (error as Error).message;
+}
+const skip = missing;
+
+const pools = new Map<number, number>();
+function pool(threads: number): number {
+  let p = pools.get(threads);
+  if (p === undefined) {
+    p = addon!.createPool(threads);
+    pools.set(threads, p);
+  }
+  return p;
+}
+after(() => {
+  for (const p of pools.values()) addon!.destroyPool(p);
+});
+
+let state = 1;
+/** Uniform in [-0.5, 0.5), the same on every run. */
+function random(): number {
+  state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+  return state / 2 ** 32 - 0.5;
+}
+const randoms = (n: number) => Float32Array.from({ length: n }, random);
+
+/** Copies arrays into the addon's memory for the time of `run`. */
+function withBuffers<T>(arrays: readonly (ArrayBufferView | undefined)[], run: (at: number[]) => T): T {
+  const at = arrays.map((a) => (a ? addon!.alloc(Math.max(a.byteLength, 1)) : 0));
+  arrays.forEach((a, i) => {
+    if (a) addon!.write(at[i], new Uint8Array(a.buffer, a.byteOffset, a.byteLength));
+  });
+  try {
+    return run(at);
+  } finally {
+    for (const p of at) if (p) addon!.free(p);
+  }
+}
+
+interface Case {
+  m: number;
+  n: number;
+  k: number;
+  batch?: number;
+  /** Stored [K, M] / [N, K]. */
+  ta?: boolean;
+  tb?: boolean;
+  dtype?: "f32" | "f16" | "bf16";
+  oneB?: boolean;
+  bias?: boolean;
+  residual?: boolean;
+  accumulate?: boolean;
+  activation?: number;
+}
+
+const activations = [
+  (x: number) => x,
+  (x: number) => Math.max(x, 0),
+  (x: number) => x / (1 + Math.exp(-x)),
+  (x: number) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  (x: number) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
+];
+
+/** Its power series, which cancels beyond 4, where 1 is exact enough. */
+function erf(x: number): number {
+  if (Math.abs(x) > 4) return Math.sign(x);
+  let [term, total] = [x, x];
+  for (let n = 1; n < 120; n++) {
+    term *= (-x * x) / n;
+    total += term / (2 * n + 1);
+  }
+  return (2 * total) / Math.sqrt(Math.PI);
+}
+
+/** Halves as stored bits, and the numbers that they stand for (small integers over 8: exact in both formats). */
+function halves(n: number, dtype: "f16" | "bf16") {
+  const values = Float32Array.from({ length: n }, () => Math.round(random() * 30) / 8);
+  const bits = new Uint16Array(n);
+  const wide = new Uint32Array(values.buffer);
+  for (let i = 0; i < n; i++) {
+    if (dtype === "bf16") bits[i] = wide[i] >>> 16;
+    else if (values[i] !== 0)
+      bits[i] =
+        ((wide[i] >>> 16) & 0x8000) | ((((wide[i] >>> 23) & 255) - 112) << 10) | ((wide[i] >>> 13) & 1023);
+  }
+  return { values, bits };
+}
+
+/** Runs one case on the given ISA and thread counts; checks the first against loops, the others bit by bit. */
+function check(c: Case, isa: string, threads: readonly number[]): void {
+  const { m, n, k, batch = 1, ta = false, tb = false, dtype = "f32", activation = 0 } = c;
+  const a = randoms(batch * m * k);
+  const bCount = (c.oneB ? 1 : batch) * k * n;
+  const b = dtype === "f32" ? undefined : halves(bCount, dtype);
+  const bv = b ? b.values : randoms(bCount);
+  const bias = c.bias ? randoms(n) : undefined;
+  const residual = c.residual ? randoms(batch * m * n) : undefined;
+  const before = randoms(batch * m * n);
+  const what = `${JSON.stringify(c)} on ${isa}`;
+  let first: Float32Array | undefined;
+  for (const t of threads) {
+    const got = withBuffers([a, b ? b.bits : bv, before, bias, residual], (at) => {
+      const args = addon!.args;
+      args.set([at[0], at[1], at[2], m, n, k, ta ? 1 : k, ta ? m : 1, tb ? 1 : n, tb ? k : 1, n]);
+      args.set([batch, m * k, c.oneB ? 0 : k * n, m * n, dtypeCode[dtype], at[3], activation], 11);
+      args.set([c.accumulate ? 1 : 0, at[4], n], 18);
+      addon!.call(pool(t), addon!.kernels(isa).matmul);
+      return new Float32Array(addon!.read(at[2], before.byteLength));
+    });
+    if (first) {
+      assert.deepEqual(got, first, `${what}: ${t} threads differ from ${threads[0]}`);
+      continue;
+    }
+    first = got;
+    for (let s = 0; s < batch; s++)
+      for (let i = 0; i < m; i++)
+        for (let j = 0; j < n; j++) {
+          const at = (s * m + i) * n + j;
+          let sum = (c.accumulate ? before[at] : 0) + (bias ? bias[j] : 0);
+          const shiftB = c.oneB ? 0 : s * k * n;
+          for (let p = 0; p < k; p++)
+            sum += a[s * m * k + (ta ? p * m + i : i * k + p)] * bv[shiftB + (tb ? j * k + p : p * n + j)];
+          const want = activations[activation](sum) + (residual ? residual[at] : 0);
+          if (!(Math.abs(got[at] - want) <= 2e-6 * (1 + Math.sqrt(k)) * (dtype === "f32" ? 1 : 4)))
+            assert.fail(`${what}: C[${s}, ${i}, ${j}] is ${got[at]}, expected ${want}`);
+        }
+  }
+}
+
+const isas = addon?.isas() ?? [];
+const layouts = [0, 1, 2, 3].map((bits) => ({ ta: (bits & 1) !== 0, tb: (bits & 2) !== 0 }));
+
+test("every edge from 1 to 40 gives the plain product, in all four layouts", { skip }, () => {
+  for (const isa of isas)
+    for (let e = 1; e <= 40; e++) {
+      const layout = layouts[e % 4];
+      check({ m: e, n: 41 - e, k: 1 + ((e * 7) % 40), ...layout }, isa, [1]);
+      check({ m: 33 + (e % 9), n: e, k: e, ...layouts[(e + 1) % 4] }, isa, [1]);
+      check({ m: e, n: 37, k: 19, tb: true }, isa, [1]);
+    }
+});
+
+test("thread counts 1, 2 and 3 give the same bits over several slices of K and tiles", { skip }, () => {
+  for (const isa of isas)
+    for (const layout of layouts) {
+      check({ m: 101, n: 135, k: 401, ...layout }, isa, [1, 2, 3]);
+      check({ m: 7, n: 260, k: 300, ...layout }, isa, [1, 2, 3]);
+    }
+});
+
+test("a long sum with a small result is split the same way for any thread count", { skip }, () => {
+  for (const isa of isas) {
+    check({ m: 35, n: 9, k: 5003, ta: true }, isa, [1, 2, 3]);
+    check({ m: 40, n: 17, k: 4096, tb: true, bias: true, activation: 1, accumulate: true }, isa, [1, 2]);
+    check({ m: 34, n: 140, k: 12289, ta: true }, isa, [1, 2]);
+  }
+});
+
+test("16-bit weights multiply like the numbers that they stand for", { skip }, () => {
+  for (const isa of isas)
+    for (const dtype of ["f16", "bf16"] as const)
+      for (const m of [1, 2, 3, 4, 5, 16, 33, 70])
+        for (const tb of [true, false]) check({ m, n: 45, k: 83, tb, dtype }, isa, [1, 2]);
+});
+
+test("bias, activation, residual and accumulation are applied once, after the whole sum", { skip }, () => {
+  for (const isa of isas)
+    for (const activation of [0, 1, 2, 3, 4])
+      for (const m of [1, 6, 50])
+        for (const k of [30, 800]) {
+          check({ m, n: 37, k, tb: true, bias: true, activation }, isa, [1]);
+          check(
+            { m, n: 37, k, tb: true, bias: true, residual: true, accumulate: true, activation },
+            isa,
+            [1],
+          );
+        }
+});
+
+test("batches have their own matrices, or share b", { skip }, () => {
+  for (const isa of isas)
+    for (const layout of layouts) {
+      check({ batch: 3, m: 10, n: 21, k: 17, ...layout }, isa, [1, 2]);
+      check({ batch: 2, m: 40, n: 50, k: 33, oneB: true, ...layout }, isa, [1, 2]);
+    }
+});
+
+test("matrix times vector, and sums over nothing", { skip }, () => {
+  for (const isa of isas) {
+    check({ m: 200, n: 1, k: 77 }, isa, [1, 2]);
+    check({ batch: 2, m: 50, n: 1, k: 40, tb: true }, isa, [1, 2]);
+    check({ m: 5, n: 7, k: 0, bias: true }, isa, [1]);
+    check({ m: 50, n: 7, k: 0, bias: true, accumulate: true }, isa, [1]);
+  }
+});
