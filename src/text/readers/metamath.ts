@@ -25,7 +25,9 @@ export function* statements(database: string): Generator<Document> {
     const prose = comment
       .replace(/\s+/g, " ")
       .replace(/\((?:Contributed|Revised|Proof shortened|New usage|Proof modification)[^()]*(?:\([^()]*\)[^()]*)*\)/g, "")
-      .replace(/[~`] ?([^\s`]+) ?`?/g, (_, word: string) => word)
+      .replace(/` ([^`]*) `/g, "$1")
+      .replace(/~ (\S+)/g, "$1")
+      .replace(/ ([.,;:])(?= |$)/g, "$1")
       .replace(/\s+/g, " ")
       .trim();
     if (prose.length >= 30) yield { id: label, text: `${prose}\n${formula.replace(/\s+/g, " ").trim()}` };

@@ -1,0 +1,127 @@
+/**
+ * A model's tokenizer from a Hugging Face folder (tokenizer.json, tokenizer_config.json). `@huggingface/tokenizers` is the
+ * reference for every kind; byte-level BPE of a known shape is encoded by our own encoder, which gives the same ids faster.
+ */
+import { createHash } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { Tokenizer as Reference } from "@huggingface/tokenizers";
+import { FastBpe, vocabularyBytes } from "./fast-bpe.ts";
+import { TextError } from "./text-error.ts";
+import { type TokenizerJson, fastPattern } from "./tokenizer-json.ts";
+import { invalidUtf8Offset } from "./utf8.ts";
+
+export interface EncodeOptions {
+  /** Put BOS in front; false by default. */
+  bos?: boolean;
+  /** Read the names of special tokens in the text as plain text; only byte-level BPE can. False by default. */
+  plain?: boolean;
+}
+
+export class Tokenizer {
+  /** Ids in all, special tokens included. */
+  readonly vocabSize: number;
+  readonly bosId: number | undefined;
+  readonly eosId: number | undefined;
+  readonly padId: number | undefined;
+  /** Ids of special tokens: they are no text. */
+  readonly specialIds: ReadonlySet<number>;
+  /** SHA-256 of tokenizer.json, in hexadecimal; token files carry it. */
+  readonly hash: string;
+  /** Whether our own encoder is used. */
+  readonly fast: boolean;
+  readonly #reference: Reference;
+  readonly #fast: FastBpe | undefined;
+  /** Bytes by id; undefined for tokenizers that are not byte-level. */
+  readonly #bytes: (Uint8Array | undefined)[] | undefined;
+  readonly #names: (string | undefined)[] = [];
+
+  constructor(jsonText: string, config: Record<string, unknown> = {}, options: { fast?: boolean } = {}) {
+    const json = JSON.parse(jsonText) as TokenizerJson;
+    this.#reference = new Reference(json, config);
+    this.hash = createHash("sha256").update(jsonText).digest("hex");
+    const pattern = fastPattern(json);
+    this.#fast = pattern !== undefined && options.fast !== false ? new FastBpe(json, pattern) : undefined;
+    this.fast = this.#fast !== undefined;
+    this.#bytes = json.decoder?.type === "ByteLevel" ? vocabularyBytes(json) : undefined;
+    for (const [token, id] of this.#reference.get_vocab()) if (token !== undefined) this.#names[id] = token;
+    this.vocabSize = this.#names.length;
+    const added = json.added_tokens ?? [];
+    this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
+    const named = (key: string): number | undefined => {
+      const value = config[key];
+      const content = typeof value === "object" && value !== null ? (value as { content?: string }).content : value;
+      return typeof content === "string" ? this.idOf(content) : undefined;
+    };
+    this.bosId = named("bos_token");
+    this.eosId = named("eos_token");
+    this.padId = named("pad_token");
+  }
+
+  /** Ids of a text, without special tokens of its own. */
+  encode(text: string, options: EncodeOptions = {}): Int32Array {
+    const ids = this.#fast
+      ? this.#fast.encode(text, options.plain)
+      : Int32Array.from(this.#reference.encode(text, { add_special_tokens: false }).ids);
+    if (!options.bos) return ids;
+    if (this.bosId === undefined) throw new TextError("encode: this tokenizer has no BOS token");
+    const withBos = new Int32Array(ids.length + 1);
+    withBos[0] = this.bosId;
+    withBos.set(ids, 1);
+    return withBos;
+  }
+
+  /** Text of the ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD. */
+  decode(ids: ArrayLike<number>, options: { skipSpecial?: boolean } = {}): string {
+    const all = Array.from(ids);
+    for (const id of all) this.#check(id);
+    const kept = options.skipSpecial ? all.filter((id) => !this.specialIds.has(id)) : all;
+    return kept.length === 0 ? "" : this.#reference.decode(kept, { clean_up_tokenization_spaces: false });
+  }
+
+  /** The id of a token as the vocabulary writes it. */
+  idOf(token: string): number | undefined {
+    return this.#reference.token_to_id(token);
+  }
+
+  /** One token for display: its text, or its bytes as `<E2 80>` when they are no whole characters. */
+  tokenText(id: number): string {
+    this.#check(id);
+    const bytes = this.#bytes?.[id];
+    if (!bytes) return this.#names[id] ?? `<${id}>`;
+    if (invalidUtf8Offset(bytes) < 0) return new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+    return `<${Array.from(bytes, (byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}>`;
+  }
+
+  /** One string per id that together are the text: a character of several tokens belongs to the last of them. */
+  pieces(ids: ArrayLike<number>): string[] {
+    const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+    const pieces = Array.from(ids, (id) => {
+      this.#check(id);
+      const bytes = this.#bytes?.[id];
+      return this.#bytes ? decoder.decode(bytes ?? new Uint8Array(), { stream: true }) : this.tokenText(id);
+    });
+    if (pieces.length > 0) pieces[pieces.length - 1] += decoder.decode();
+    return pieces;
+  }
+
+  #check(id: number): void {
+    if (!Number.isInteger(id) || id < 0 || id >= this.vocabSize) {
+      throw new TextError(`token id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
+    }
+  }
+}
+
+/** Loads `tokenizer.json` and, if it is there, `tokenizer_config.json` of a model's folder. `fast: false` keeps to the reference. */
+export async function loadTokenizer(folder: string, options: { fast?: boolean } = {}): Promise<Tokenizer> {
+  const file = join(folder, "tokenizer.json");
+  const json = await readFile(file, "utf8").catch((cause: Error) => {
+    throw new TextError(`no tokenizer in ${folder}: ${cause.message}`, { cause });
+  });
+  const config = await readFile(join(folder, "tokenizer_config.json"), "utf8").catch(() => "{}");
+  try {
+    return new Tokenizer(json, JSON.parse(config) as Record<string, unknown>, options);
+  } catch (cause) {
+    throw new TextError(`${file}: ${(cause as Error).message}`, { cause });
+  }
+}
