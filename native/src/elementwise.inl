@@ -1,4 +1,4 @@
-// Elementwise kernels: unary maths, broadcasting binary maths, where, cast, fill, scale, assign-add.
+// Elementwise kernels: unary maths, broadcasting binary maths, where, cast, fill, scale.
 // Layout: outputs are contiguous; binary inputs may be strided (stride 0 broadcasts). Threads share nothing: each
 // task owns a range of the output. Bound by memory, except exp, log, tanh, sin and cos.
 

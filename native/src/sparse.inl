@@ -9,7 +9,7 @@ namespace prims {
 
 // Width of a column block of a [rows, d] matrix that is gathered from; depends on nothing but the shape.
 static int64_t column_block(int64_t rows, int64_t d) {
-  if (rows * d * 4 <= (24 << 20)) return d;
+  if (rows * d * 4 <= (24 << 20)) return d > 0 ? d : 1;
   int64_t width = (16 << 20) / (rows * 4) / 64 * 64;
   if (width < 128) width = 128;
   const int64_t blocks = ceil_div(d, width);
@@ -102,6 +102,7 @@ struct Lists {
 // is out of range. The spans only share the work: the result is the same for any number of them.
 static Lists make_lists(Pool& pool, const Args& args, const int32_t* index, int64_t n, int64_t per, int64_t rows,
                         const float* a, const float* b, int64_t extra_bytes) {
+  if (per < 1) per = 1;
   int64_t spans = n / 16384;
   spans = spans < 1 ? 1 : spans > 16 ? 16 : spans;
   const int64_t span = ceil_div(n, spans), padded = (rows + 16) / 16 * 16, lists = (n + 15) / 16 * 16;
@@ -168,7 +169,7 @@ static void sum_lists(Pool& pool, const Lists& lists, const float* value, const 
         const int64_t s = start[f], count = start[f + 1] - s;
         float* row = out + f * d + c;
         weighted_rows(row, nullptr, x + c, d, token + s, value + s, count, n - s - count, cols);
-        if (squares) squares[f] = (c ? squares[f] : 0) + (count ? sum_squares(row, cols) : 0);
+        if (squares && count) squares[f] += sum_squares(row, cols);
       }
     });
   }
@@ -182,18 +183,20 @@ static void sparse_outer(Pool& pool, const Args& args) {
   if (lists.start) sum_lists(pool, lists, lists.a, args.ptr<const float>(2), args.ptr<float>(3), rows, d, b, nullptr);
 }
 
-// args: valuesA, xA, valuesB, xB, indices, outA [rows, D], outB [rows, D], sumB [rows], sumSquares [3], B, K, D, rows.
-// sumSquares holds those of outA, outB and sumB, so that clipping needs no further pass.
+// args: valuesA, xA, valuesB, xB, indices, outA [rows, D], outB [rows, D], sumB [rows], sumSquares [3], B, K,
+// width of xA, width of xB, rows. sumSquares holds those of outA, outB and sumB, so that clipping needs no further pass.
 static void sparse_outer_pair(Pool& pool, const Args& args) {
-  const int64_t b = args.i64(9), k = args.i64(10), d = args.i64(11), rows = args.i64(12);
+  const int64_t b = args.i64(9), k = args.i64(10), da = args.i64(11), db = args.i64(12);
+  const int64_t rows = args.i64(13);
   const Lists lists = make_lists(pool, args, args.ptr<const int32_t>(4), b * k, k, rows, args.ptr<const float>(0),
                                  args.ptr<const float>(2), rows * 16);
   if (!lists.start) return;
   float* sum = args.ptr<float>(7);
   double* squares_a = (double*)lists.extra;
   double* squares_b = squares_a + rows;
-  sum_lists(pool, lists, lists.a, args.ptr<const float>(1), args.ptr<float>(5), rows, d, b, squares_a);
-  sum_lists(pool, lists, lists.b, args.ptr<const float>(3), args.ptr<float>(6), rows, d, b, squares_b);
+  memset(squares_a, 0, rows * 16);
+  sum_lists(pool, lists, lists.a, args.ptr<const float>(1), args.ptr<float>(5), rows, da, b, squares_a);
+  sum_lists(pool, lists, lists.b, args.ptr<const float>(3), args.ptr<float>(6), rows, db, b, squares_b);
   double total[3] = {0, 0, 0};
   for (int64_t f = 0; f < rows; f++) {
     float s = 0;
@@ -277,6 +280,7 @@ static void sparse_decode_loss(Pool& pool, const Args& args) {
   const int64_t b = args.i64(8), k = args.i64(9), d = args.i64(10), rows = args.i64(11);
   if (!indices_ok(args, index, b * k, rows)) return;
   double* squares = (double*)pool.shared(b * 8 + 64);
+  memset(squares, 0, b * 8);
   const int64_t width = column_block(rows, d);
   for (int64_t c = 0; c < d; c += width) {
     const int64_t cols = min64(width, d - c);
@@ -287,7 +291,7 @@ static void sparse_decode_loss(Pool& pool, const Args& args) {
         const int64_t ahead = (end - t - 1) * k;
         weighted_rows(e, bias ? bias + c : nullptr, w + c, d, index + t * k, values + t * k, k, dots ? 0 : ahead, cols);
         for (int64_t i = 0; i < cols; i++) e[i] -= y[i];
-        squares[t] = (c ? squares[t] : 0) + sum_squares(e, cols);
+        squares[t] += sum_squares(e, cols);
         if (dots) dot_rows(dots + t * k, e, w + c, d, index + t * k, k, ahead, cols, c > 0);
       }
     });
