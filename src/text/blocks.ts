@@ -1,0 +1,87 @@
+/**
+ * Files read in pieces: blocks that end at a paragraph, and lines. Memory is bounded by the piece, not by the file.
+ */
+import { type FileHandle, open } from "node:fs/promises";
+import { TextError } from "./text-error.ts";
+
+export interface Piece {
+  bytes: Buffer;
+  /** Of its first byte in the file. */
+  offset: number;
+}
+
+const readBytes = 1 << 18;
+/** Longest line of a JSON-lines file. */
+const longestLine = 1 << 28;
+
+/** Pieces of about `size` bytes that end after an empty line, else after a line, else at a character. */
+export async function* readBlocks(path: string, size: number): AsyncGenerator<Piece> {
+  let held: Buffer = Buffer.alloc(0);
+  let offset = 0;
+  for await (const chunk of chunks(path)) {
+    held = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
+    while (held.length >= size) {
+      const cut = cutAt(held.subarray(0, size));
+      yield { bytes: held.subarray(0, cut), offset };
+      offset += cut;
+      held = held.subarray(cut);
+    }
+  }
+  if (held.length > 0) yield { bytes: held, offset };
+}
+
+/** Lines without their line ends; empty lines too. */
+export async function* readLines(path: string): AsyncGenerator<Piece> {
+  let held: Buffer[] = [];
+  let heldBytes = 0;
+  let offset = 0;
+  for await (const chunk of chunks(path)) {
+    let start = 0;
+    for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
+      held.push(chunk.subarray(start, end));
+      const bytes = held.length === 1 ? held[0] : Buffer.concat(held);
+      yield { bytes, offset };
+      offset += bytes.length + 1;
+      held = [];
+      heldBytes = 0;
+      start = end + 1;
+    }
+    if (start < chunk.length) {
+      held.push(chunk.subarray(start));
+      heldBytes += chunk.length - start;
+      if (heldBytes > longestLine) throw new TextError(`${path}: the line at byte ${offset} is longer than ${longestLine} bytes; is this JSON lines?`);
+    }
+  }
+  if (heldBytes > 0) yield { bytes: Buffer.concat(held), offset };
+}
+
+async function* chunks(path: string): AsyncGenerator<Buffer> {
+  let file: FileHandle;
+  try {
+    file = await open(path, "r");
+  } catch (cause) {
+    throw new TextError(`${path} cannot be read: ${(cause as Error).message}`, { cause });
+  }
+  try {
+    for (;;) {
+      const buffer = Buffer.allocUnsafe(readBytes);
+      const { bytesRead } = await file.read(buffer, 0, readBytes);
+      if (bytesRead === 0) return;
+      yield buffer.subarray(0, bytesRead);
+    }
+  } finally {
+    await file.close();
+  }
+}
+
+/** Where to cut: never inside a UTF-8 sequence. */
+function cutAt(bytes: Buffer): number {
+  const half = bytes.length >> 1;
+  const paragraph = bytes.lastIndexOf("\n\n");
+  if (paragraph >= half) return paragraph + 2;
+  const line = bytes.lastIndexOf(10);
+  if (line >= half) return line + 1;
+  let cut = bytes.length;
+  for (let back = 0; back < 3 && (bytes[cut - 1] & 0xc0) === 0x80; back++) cut--;
+  return bytes[cut - 1] >= 0xc0 ? cut - 1 : bytes.length;
+}

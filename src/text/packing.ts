@@ -1,0 +1,210 @@
+/**
+ * Documents to training windows of fixed length. The stream is [BOS] document [EOS] after document; window i takes the next T
+ * tokens of it and predicts each from those before. Segment ids let attention stay inside a document.
+ */
+import { permutation } from "./hashing.ts";
+import { TextError } from "./text-error.ts";
+
+/** Tokens with document ends: a `TokenFile`, or `MemoryTokens`. */
+export interface TokenSource {
+  readonly tokens: number;
+  /** End of each document in tokens, [documents]. */
+  readonly documentEnds: Float64Array;
+  /** `count` ids from `start`. */
+  read(start: number, count: number): Int32Array;
+}
+
+/** Documents held in memory. */
+export class MemoryTokens implements TokenSource {
+  readonly tokens: number;
+  readonly documentEnds: Float64Array;
+  readonly #ids: Int32Array;
+
+  constructor(documents: readonly ArrayLike<number>[]) {
+    const kept = documents.filter((document) => document.length > 0);
+    this.documentEnds = new Float64Array(kept.length);
+    let end = 0;
+    for (const [i, document] of kept.entries()) {
+      end += document.length;
+      this.documentEnds[i] = end;
+    }
+    this.tokens = end;
+    this.#ids = new Int32Array(end);
+    for (const [i, document] of kept.entries()) this.#ids.set(Array.from(document), this.documentEnds[i] - document.length);
+  }
+
+  read(start: number, count: number): Int32Array {
+    return this.#ids.slice(start, start + count);
+  }
+}
+
+export interface PackOptions {
+  /** T: tokens in a window. */
+  context: number;
+  /** Put before each document; null for none. */
+  bos?: number | null;
+  /** Put after each document; null for none. */
+  eos?: number | null;
+  /** Every window begins with BOS, also in the middle of a document; true by default if there is a BOS. */
+  windowBos?: boolean;
+  /** Windows in a new random order each epoch (default), or in the order of the text. */
+  shuffle?: boolean;
+  seed?: number;
+  /** Give segment ids, and no target across a document's end. */
+  segments?: boolean;
+}
+
+/** B windows. Rows are windows, columns positions. */
+export interface PackedBatch {
+  /** [B * T] */
+  tokens: Int32Array;
+  /** The next token of each position, or -1 where there is nothing to learn: before BOS, [B * T]. */
+  targets: Int32Array;
+  /** Number of the document within its window from 0, [B * T]; only with `segments`. */
+  segments?: Int32Array;
+}
+
+/** Where a packer stands; a packer restored to it goes on with the same windows. */
+export interface PackerState {
+  epoch: number;
+  /** Windows taken in this epoch. */
+  index: number;
+}
+
+export class TokenPacker {
+  readonly context: number;
+  /** Windows in one epoch; the text's last, shorter stretch is left out. */
+  readonly windows: number;
+  readonly #source: TokenSource;
+  readonly #options: Required<PackOptions>;
+  /** BOS and EOS per document. */
+  readonly #extra: number;
+  #state: PackerState = { epoch: 0, index: 0 };
+  #order: { epoch: number; windows: Uint32Array } | undefined;
+
+  constructor(source: TokenSource, options: PackOptions) {
+    const { context, bos = null, eos = null, shuffle = true, seed = 0, segments = false } = options;
+    const windowBos = options.windowBos ?? bos !== null;
+    if (!Number.isInteger(context) || context < 2) throw new TextError(`packing: context=${context} must be an integer of at least 2`);
+    if (windowBos && bos === null) throw new TextError("packing: windowBos needs a BOS token");
+    this.#source = source;
+    this.#options = { context, bos, eos, windowBos, shuffle, seed, segments };
+    this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
+    this.context = context;
+    const stream = source.tokens + this.#extra * source.documentEnds.length;
+    this.windows = Math.floor((windowBos ? stream : stream - 1) / context);
+    if (this.windows < 1) {
+      throw new TextError(`packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`);
+    }
+  }
+
+  get state(): PackerState {
+    return { ...this.#state };
+  }
+
+  restore(state: PackerState): void {
+    const { epoch, index } = state;
+    if (!Number.isInteger(epoch) || epoch < 0 || !Number.isInteger(index) || index < 0 || index > this.windows) {
+      throw new TextError(`packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`);
+    }
+    this.#state = { epoch, index };
+  }
+
+  /** The next `batch` windows; goes on into the next epoch by itself. */
+  next(batch: number): PackedBatch {
+    const packed = this.#empty(batch);
+    for (let row = 0; row < batch; row++) {
+      if (this.#state.index === this.windows) this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+      this.#fill(this.#windowAt(this.#state), packed, row);
+      this.#state.index++;
+    }
+    return packed;
+  }
+
+  /** Windows `first` to `first + batch` in the order of the text; moves nothing. */
+  at(first: number, batch = 1): PackedBatch {
+    if (first < 0 || first + batch > this.windows) {
+      throw new TextError(`packing: windows ${first} to ${first + batch} asked for, but there are ${this.windows}`);
+    }
+    const packed = this.#empty(batch);
+    for (let row = 0; row < batch; row++) this.#fill(first + row, packed, row);
+    return packed;
+  }
+
+  #empty(batch: number): PackedBatch {
+    const size = batch * this.context;
+    const packed: PackedBatch = { tokens: new Int32Array(size), targets: new Int32Array(size) };
+    if (this.#options.segments) packed.segments = new Int32Array(size);
+    return packed;
+  }
+
+  #windowAt({ epoch, index }: PackerState): number {
+    if (!this.#options.shuffle) return index;
+    if (this.#order?.epoch !== epoch) {
+      this.#order = { epoch, windows: permutation(this.windows, this.#options.seed + Math.imul(epoch, 0x9e3779b1)) };
+    }
+    return this.#order.windows[index];
+  }
+
+  #fill(window: number, packed: PackedBatch, row: number): void {
+    const { context, bos, windowBos, segments } = this.#options;
+    // stream[0 .. context] are the targets' tokens, shifted by one unless BOS is put in front.
+    const { ids, segment } = this.#stream(window * context, windowBos ? context : context + 1);
+    const shift = windowBos ? 0 : 1;
+    const start = row * context;
+    for (let t = 0; t < context; t++) {
+      const here = t - 1 + shift;
+      const target = ids[t + shift];
+      const crosses = here >= 0 && segment[here] !== segment[t + shift];
+      packed.tokens[start + t] = here < 0 ? (bos as number) : ids[here];
+      packed.targets[start + t] = target === bos || (segments && crosses) ? -1 : target;
+      if (packed.segments) packed.segments[start + t] = segment[Math.max(0, here)];
+    }
+  }
+
+  /** `count` ids of the stream with BOS and EOS from `from`, and the document of each, counted from the first. */
+  #stream(from: number, count: number): { ids: Int32Array; segment: Int32Array } {
+    const { bos, eos } = this.#options;
+    const ends = this.#source.documentEnds;
+    const ids = new Int32Array(count);
+    const segment = new Int32Array(count);
+    let document = this.#documentAt(from);
+    const first = document;
+    let filled = 0;
+    while (filled < count) {
+      const textStart = document === 0 ? 0 : ends[document - 1];
+      const length = ends[document] - textStart;
+      const begin = textStart + this.#extra * document;
+      const lead = bos === null ? 0 : 1;
+      let offset = from + filled - begin;
+      const runStart = filled;
+      if (offset < lead) {
+        ids[filled++] = bos as number;
+        offset++;
+      }
+      const text = Math.min(count - filled, length + lead - offset);
+      if (text > 0) {
+        ids.set(this.#source.read(textStart + offset - lead, text), filled);
+        filled += text;
+        offset += text;
+      }
+      if (filled < count && eos !== null && offset === length + lead) ids[filled++] = eos;
+      segment.fill(document - first, runStart, filled);
+      document++;
+    }
+    return { ids, segment };
+  }
+
+  /** Document that holds position `at` of the stream. */
+  #documentAt(at: number): number {
+    const ends = this.#source.documentEnds;
+    let low = 0;
+    let high = ends.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (ends[middle] + this.#extra * (middle + 1) <= at) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
