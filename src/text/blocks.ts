@@ -2,7 +2,7 @@
  * Files read in pieces: blocks that end at a paragraph, and lines. Memory is bounded by the piece, not by the file.
  */
 import { type FileHandle, open } from "node:fs/promises";
-import { TextError } from "./text-error.ts";
+import { inputError, ioError } from "../util/errors.ts";
 
 export interface Piece {
   bytes: Buffer;
@@ -49,7 +49,10 @@ export async function* readLines(path: string): AsyncGenerator<Piece> {
     if (start < chunk.length) {
       held.push(chunk.subarray(start));
       heldBytes += chunk.length - start;
-      if (heldBytes > longestLine) throw new TextError(`${path}: the line at byte ${offset} is longer than ${longestLine} bytes; is this JSON lines?`);
+      if (heldBytes > longestLine)
+        throw inputError(
+          `${path}: the line at byte ${offset} is longer than ${longestLine} bytes; is this JSON lines?`,
+        );
     }
   }
   if (heldBytes > 0) yield { bytes: Buffer.concat(held), offset };
@@ -60,7 +63,7 @@ async function* chunks(path: string): AsyncGenerator<Buffer> {
   try {
     file = await open(path, "r");
   } catch (cause) {
-    throw new TextError(`${path} cannot be read: ${(cause as Error).message}`, { cause });
+    throw ioError(`read ${path}`, cause);
   }
   try {
     for (;;) {

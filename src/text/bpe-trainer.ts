@@ -3,9 +3,10 @@
  * the words that hold it, and a heap with lazy updates gives the next pair. Ties go to the pair of lower ids, so that the
  * result depends on nothing but the counts.
  */
+
+import { usageError } from "../util/errors.ts";
 import { byteSymbols, splitPattern, wordRegExp } from "./byte-level.ts";
 import { PairHeap } from "./pair-heap.ts";
-import { TextError } from "./text-error.ts";
 
 export interface BpeTrainOptions {
   /** Ids in all: special tokens, 256 bytes, merges. */
@@ -46,9 +47,11 @@ export function trainBpe(counts: ReadonlyMap<string, number>, options: BpeTrainO
   const { vocabSize, specialTokens = defaultSpecialTokens, minCount = 2, onProgress } = options;
   const base = specialTokens.length + 256;
   if (vocabSize < base) {
-    throw new TextError(`bpe: vocabSize=${vocabSize} is too small for ${specialTokens.length} special tokens and 256 bytes`);
+    throw usageError(
+      `bpe: vocabSize=${vocabSize} is too small for ${specialTokens.length} special tokens and 256 bytes`,
+    );
   }
-  if (counts.size === 0) throw new TextError("bpe: there is no text to train on");
+  if (counts.size === 0) throw usageError("bpe: there is no text to train on");
 
   const vocab = [...specialTokens, ...byteSymbols];
   const merges: [string, string][] = [];

@@ -18,14 +18,19 @@ export const gpt2Pattern =
 /** A pattern as JavaScript's: its own `\s` differs from Unicode white space in U+0085 and U+FEFF. */
 export function wordRegExp(pattern: string): RegExp {
   const inClass = pattern.replaceAll("[^\\s", "[^\\p{White_Space}");
-  return new RegExp(inClass.replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}"), "gu");
+  return new RegExp(
+    inClass.replaceAll("\\s", "\\p{White_Space}").replaceAll("\\S", "\\P{White_Space}"),
+    "gu",
+  );
 }
 
 /** Character of each byte, [256]. */
 export const byteSymbols: readonly string[] = buildByteSymbols();
 
 /** Byte of each of the 256 characters. */
-export const symbolBytes: ReadonlyMap<string, number> = new Map(byteSymbols.map((symbol, byte) => [symbol, byte]));
+export const symbolBytes: ReadonlyMap<string, number> = new Map(
+  byteSymbols.map((symbol, byte) => [symbol, byte]),
+);
 
 function buildByteSymbols(): string[] {
   let next = 0x100;

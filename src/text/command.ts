@@ -2,7 +2,7 @@
  * Runs another program and explains why it did not work.
  */
 import { spawn } from "node:child_process";
-import { TextError } from "./text-error.ts";
+import { interruptedError, SluiceError } from "../util/errors.ts";
 
 /** Standard output of a command. Throws with the last lines of its errors, or with `missing` when there is no such command. */
 export async function runCommand(
@@ -22,12 +22,17 @@ export async function runCommand(
     child.once("error", reject);
     child.once("close", resolve);
   }).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.name === "AbortError")
+      throw interruptedError(`\`${command}\` was stopped; nothing was written`);
     if (cause.code !== "ENOENT") throw cause;
-    throw new TextError(`\`${command}\` was not found: ${missing}`, { cause });
+    throw new SluiceError("io", `\`${command}\` was not found: ${missing}`, { cause });
   });
   if (code !== 0) {
     const tail = errors.trim().split("\n").slice(-4).join("\n");
-    throw new TextError(`\`${command} ${args.join(" ")}\` failed (exit ${code})${failed === "" ? "" : `: ${failed}`}\n${tail}`);
+    throw new SluiceError(
+      "io",
+      `\`${command} ${args.join(" ")}\` failed (exit ${code})${failed === "" ? "" : `: ${failed}`}\n${tail}`,
+    );
   }
   return Buffer.concat(out).toString("utf8");
 }

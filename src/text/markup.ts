@@ -4,22 +4,62 @@
  */
 
 const entities: Readonly<Record<string, string>> = {
-  amp: "&", lt: "<", gt: ">", quot: '"', apos: "'", nbsp: " ", mdash: "—", ndash: "–", hellip: "…", lsquo: "‘", rsquo: "’",
-  ldquo: "“", rdquo: "”", copy: "©", reg: "®", trade: "™", deg: "°", eacute: "é", egrave: "è", agrave: "à", ccedil: "ç",
-  ouml: "ö", uuml: "ü", auml: "ä", oacute: "ó", aacute: "á", iacute: "í", ntilde: "ñ", uacute: "ú", pound: "£", sect: "§",
-  middot: "·", times: "×", frac12: "½", bull: "•", laquo: "«", raquo: "»", shy: "",
+  amp: "&",
+  lt: "<",
+  gt: ">",
+  quot: '"',
+  apos: "'",
+  nbsp: " ",
+  mdash: "—",
+  ndash: "–",
+  hellip: "…",
+  lsquo: "‘",
+  rsquo: "’",
+  ldquo: "“",
+  rdquo: "”",
+  copy: "©",
+  reg: "®",
+  trade: "™",
+  deg: "°",
+  eacute: "é",
+  egrave: "è",
+  agrave: "à",
+  ccedil: "ç",
+  ouml: "ö",
+  uuml: "ü",
+  auml: "ä",
+  oacute: "ó",
+  aacute: "á",
+  iacute: "í",
+  ntilde: "ñ",
+  uacute: "ú",
+  pound: "£",
+  sect: "§",
+  middot: "·",
+  times: "×",
+  frac12: "½",
+  bull: "•",
+  laquo: "«",
+  raquo: "»",
+  shy: "",
 };
 
 /** Character references replaced by their characters; unknown names are left as they stand. */
 export function decodeEntities(text: string): string {
   return text.replace(/&(#x?[0-9a-f]+|[a-z][a-z0-9]*);/gi, (whole, name: string) => {
     if (name[0] !== "#") return entities[name] ?? whole;
-    const code = name[1] === "x" || name[1] === "X" ? Number.parseInt(name.slice(2), 16) : Number.parseInt(name.slice(1), 10);
-    return code > 0 && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff) ? String.fromCodePoint(code) : "\ufffd";
+    const code =
+      name[1] === "x" || name[1] === "X"
+        ? Number.parseInt(name.slice(2), 16)
+        : Number.parseInt(name.slice(1), 10);
+    return code > 0 && code <= 0x10ffff && (code < 0xd800 || code > 0xdfff)
+      ? String.fromCodePoint(code)
+      : "\ufffd";
   });
 }
 
-const blockTags = /<\/?(?:p|div|h[1-6]|blockquote|li|ul|ol|table|tr|hr|dl|dt|dd|section|article|center)\b[^>]*>/gi;
+const blockTags =
+  /<\/?(?:p|div|h[1-6]|blockquote|li|ul|ol|table|tr|hr|dl|dt|dd|section|article|center)\b[^>]*>/gi;
 
 /** Visible text of an HTML page: paragraphs separated by one empty line, no tags, `<pre>` flattened like the rest. */
 export function htmlToText(html: string): string {
@@ -86,19 +126,33 @@ function indent(line: string): number {
 
 /** Perl's POD without its commands: headings stay as lines, `B<x>` becomes x, code blocks keep their indentation. */
 export function podToText(pod: string): string {
-  let text = pod.replace(/^=(?:begin|for)\b[\s\S]*?\n=(?:end|cut)\b.*$/gm, "").replace(/^=(?:encoding|over|back|cut|pod|end).*$/gm, "");
+  let text = pod
+    .replace(/^=(?:begin|for)\b[\s\S]*?\n=(?:end|cut)\b.*$/gm, "")
+    .replace(/^=(?:encoding|over|back|cut|pod|end).*$/gm, "");
   text = text.replace(/^=(?:head[1-6]|item)[ \t]*/gm, "");
   for (let depth = 0; depth < 4; depth++) {
-    text = text.replace(/\b[BCFIXSZ](?:<<+\s([^<>]*?)\s>>+|<([^<>]*)>)/g, (_, a?: string, b?: string) => a ?? b ?? "");
-    text = text.replace(/\bL<(?:([^<>|]*)\|)?([^<>]*)>/g, (_, label: string | undefined, target: string) => label ?? target);
-    text = text.replace(/\bE<(lt|gt|sol|verbar)>/g, (_, name: string) => ({ lt: "‹", gt: "›", sol: "/", verbar: "|" })[name] ?? "");
+    text = text.replace(
+      /\b[BCFIXSZ](?:<<+\s([^<>]*?)\s>>+|<([^<>]*)>)/g,
+      (_, a?: string, b?: string) => a ?? b ?? "",
+    );
+    text = text.replace(
+      /\bL<(?:([^<>|]*)\|)?([^<>]*)>/g,
+      (_, label: string | undefined, target: string) => label ?? target,
+    );
+    text = text.replace(
+      /\bE<(lt|gt|sol|verbar)>/g,
+      (_, name: string) => ({ lt: "‹", gt: "›", sol: "/", verbar: "|" })[name] ?? "",
+    );
   }
   return unwrapKeepingCode(text.replaceAll("‹", "<").replaceAll("›", ">"));
 }
 
 /** reStructuredText with inline roles reduced to their words; directives and headings stay. */
 export function rstToText(rst: string): string {
-  const text = rst.replace(/^\.\. (?:SPDX|include|highlight|_|index|toctree|kernel-doc|raw|contents|sectnum).*$/gm, "");
+  const text = rst.replace(
+    /^\.\. (?:SPDX|include|highlight|_|index|toctree|kernel-doc|raw|contents|sectnum).*$/gm,
+    "",
+  );
   return unwrapKeepingCode(text.replace(/:[a-z:]+:`([^`<]+?)(?:\s*<[^`>]*>)?`/g, "$1").replace(/``/g, "`"));
 }
 
@@ -149,7 +203,10 @@ function roffEscapes(text: string): string {
   return text
     .replace(/\\f(?:\[[^\]]*\]|\(..|.)/g, "")
     .replace(/\\s[-+]?\d/g, "")
-    .replace(/\\\((..)/g, (_, name: string) => ({ em: "—", en: "–", aq: "'", bu: "•", co: "©", lq: "“", rq: "”" })[name] ?? "")
+    .replace(
+      /\\\((..)/g,
+      (_, name: string) => ({ em: "—", en: "–", aq: "'", bu: "•", co: "©", lq: "“", rq: "”" })[name] ?? "",
+    )
     .replace(/\\[&|^/,]/g, "")
     .replace(/\\-/g, "-")
     .replace(/\\e/g, "\\")

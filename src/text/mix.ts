@@ -4,12 +4,12 @@
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { throwIfAborted, usageError } from "../util/errors.ts";
 import { WordCounter } from "./bpe-trainer.ts";
 import { corpusByName } from "./catalogue.ts";
 import { corpusDocuments } from "./corpus.ts";
 import { hashString, hashUnit, permutation } from "./hashing.ts";
 import { ensureCorpus, type InstallOptions } from "./install.ts";
-import { TextError } from "./text-error.ts";
 import { TokenFile, TokenFileWriter } from "./token-file.ts";
 import { tokenizeDocuments } from "./tokenize.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -49,13 +49,19 @@ export interface MixReport {
 }
 
 export interface MixOptions extends InstallOptions {
-  onProgress?: (step: { corpus: string; split: "train" | "heldout"; tokens: number; tokensPerSecond: number }) => void;
+  onProgress?: (step: {
+    corpus: string;
+    split: "train" | "heldout";
+    tokens: number;
+    tokensPerSecond: number;
+  }) => void;
 }
 
 /** Word counts of a balanced sample of the mix's training documents, to train a vocabulary on. */
 export async function sampleWords(config: MixConfig, options: InstallOptions = {}): Promise<WordCounter> {
   checkMix(config);
-  const weight = (part: MixPart) => part.share * (config.tokenizer.boost?.[corpusByName(part.corpus).domain] ?? 1);
+  const weight = (part: MixPart) =>
+    part.share * (config.tokenizer.boost?.[corpusByName(part.corpus).domain] ?? 1);
   const total = config.parts.reduce((sum, part) => sum + weight(part), 0);
   const counter = new WordCounter();
   for (const part of config.parts) {
@@ -69,7 +75,12 @@ export async function sampleWords(config: MixConfig, options: InstallOptions = {
 const sampleStretch = 2000;
 
 /** About `wanted` characters spread evenly over the corpus's training documents. */
-async function sampleCorpus(corpus: string, wanted: number, counter: WordCounter, options: InstallOptions): Promise<void> {
+async function sampleCorpus(
+  corpus: string,
+  wanted: number,
+  counter: WordCounter,
+  options: InstallOptions,
+): Promise<void> {
   const { manifest } = await ensureCorpus(corpus, options);
   const share = wanted / manifest.characters;
   for await (const { id, text } of corpusDocuments(corpus, { ...options, split: "train" })) {
@@ -92,7 +103,10 @@ export async function buildTokenMix(
     const train = interleave(config, parts, tokenizer, join(outDir, "train.tokens"), options.signal);
     const heldOut = await writeHeldOut(config, tokenizer, join(outDir, "heldout"), options);
     const report: MixReport = { train: train.written, parts: train.parts, heldOut };
-    await writeFile(join(outDir, "mix.json"), `${JSON.stringify({ config, tokenizer: tokenizer.hash, ...report }, null, 2)}\n`);
+    await writeFile(
+      join(outDir, "mix.json"),
+      `${JSON.stringify({ config, tokenizer: tokenizer.hash, ...report }, null, 2)}\n`,
+    );
     return report;
   } finally {
     for (const { file } of parts) file.close();
@@ -104,7 +118,12 @@ interface TokenizedPart {
   file: TokenFile;
 }
 
-async function tokenizeParts(config: MixConfig, tokenizer: Tokenizer, folder: string, options: MixOptions): Promise<TokenizedPart[]> {
+async function tokenizeParts(
+  config: MixConfig,
+  tokenizer: Tokenizer,
+  folder: string,
+  options: MixOptions,
+): Promise<TokenizedPart[]> {
   await mkdir(folder, { recursive: true });
   const parts: TokenizedPart[] = [];
   for (const part of config.parts) {
@@ -141,7 +160,13 @@ function interleave(
     const plan = placePart(part, file, wanted, config.seed, index);
     placed.push(...plan.placed);
     const { name, domain } = corpusByName(part.corpus);
-    reports.push({ corpus: name, domain, distinctTokens: plan.distinct, tokens: plan.tokens, epochs: plan.tokens / plan.distinct });
+    reports.push({
+      corpus: name,
+      domain,
+      distinctTokens: plan.distinct,
+      tokens: plan.tokens,
+      epochs: plan.tokens / plan.distinct,
+    });
   }
   placed.sort((a, b) => a.at - b.at || a.part - b.part || a.document - b.document);
   const writer = new TokenFileWriter(path, {
@@ -151,7 +176,7 @@ function interleave(
   });
   try {
     for (const { part, document } of placed) {
-      signal?.throwIfAborted();
+      throwIfAborted(signal);
       writer.add(parts[part].file.document(document));
     }
     const { tokens, documents } = writer.close();
@@ -169,13 +194,15 @@ function placePart(
   seed: number,
   index: number,
 ): { placed: Placed[]; tokens: number; distinct: number } {
-  const lengthOf = (document: number) => file.documentEnds[document] - (document === 0 ? 0 : file.documentEnds[document - 1]);
+  const lengthOf = (document: number) =>
+    file.documentEnds[document] - (document === 0 ? 0 : file.documentEnds[document - 1]);
   const corpusSeed = hashString(`${seed}/${part.corpus}`);
   const order = [...permutation(file.header.documents, corpusSeed)];
   const chosen: number[] = [];
   let distinct = 0;
   for (const document of order) {
-    if (part.maxTokens !== undefined && distinct + lengthOf(document) > part.maxTokens && chosen.length > 0) continue;
+    if (part.maxTokens !== undefined && distinct + lengthOf(document) > part.maxTokens && chosen.length > 0)
+      continue;
     chosen.push(document);
     distinct += lengthOf(document);
   }
@@ -196,7 +223,12 @@ function placePart(
   return { placed, tokens, distinct };
 }
 
-async function writeHeldOut(config: MixConfig, tokenizer: Tokenizer, folder: string, options: MixOptions): Promise<MixReport["heldOut"]> {
+async function writeHeldOut(
+  config: MixConfig,
+  tokenizer: Tokenizer,
+  folder: string,
+  options: MixOptions,
+): Promise<MixReport["heldOut"]> {
   const byDomain = new Map<string, string[]>();
   for (const { corpus } of config.parts) {
     const { domain } = corpusByName(corpus);
@@ -215,24 +247,30 @@ async function writeHeldOut(config: MixConfig, tokenizer: Tokenizer, folder: str
   return written;
 }
 
-async function* heldOutDocuments(names: readonly string[], options: InstallOptions): AsyncGenerator<Document> {
+async function* heldOutDocuments(
+  names: readonly string[],
+  options: InstallOptions,
+): AsyncGenerator<Document> {
   for (const name of names) yield* corpusDocuments(name, { ...options, split: "heldout" });
 }
 
 /** Throws, naming the field, if the mix cannot be built. */
 export function checkMix(config: MixConfig): void {
-  const positive = (value: unknown): boolean => typeof value === "number" && Number.isFinite(value) && value > 0;
-  if (!Array.isArray(config.parts) || config.parts.length === 0) throw new TextError(`mix ${config.name}: parts is empty`);
-  if (!positive(config.tokens)) throw new TextError(`mix ${config.name}: tokens=${config.tokens} must be positive`);
+  const positive = (value: unknown): boolean =>
+    typeof value === "number" && Number.isFinite(value) && value > 0;
+  if (!Array.isArray(config.parts) || config.parts.length === 0)
+    throw usageError(`mix ${config.name}: parts is empty`);
+  if (!positive(config.tokens))
+    throw usageError(`mix ${config.name}: tokens=${config.tokens} must be positive`);
   const seen = new Set<string>();
   for (const part of config.parts) {
     corpusByName(part.corpus);
-    if (seen.has(part.corpus)) throw new TextError(`mix ${config.name}: ${part.corpus} is listed twice`);
+    if (seen.has(part.corpus)) throw usageError(`mix ${config.name}: ${part.corpus} is listed twice`);
     seen.add(part.corpus);
     for (const field of ["share", "maxEpochs", "maxTokens"] as const) {
       const value = part[field];
       if ((field === "share" || value !== undefined) && !positive(value)) {
-        throw new TextError(`mix ${config.name}: ${part.corpus}.${field}=${value} must be positive`);
+        throw usageError(`mix ${config.name}: ${part.corpus}.${field}=${value} must be positive`);
       }
     }
   }

@@ -4,14 +4,15 @@
  */
 import { stat } from "node:fs/promises";
 import { basename, extname, join } from "node:path";
+import { inputError, throwIfAborted, usageError } from "../util/errors.ts";
+import { didYouMean } from "../util/names.ts";
 import { readBlocks, readLines } from "./blocks.ts";
 import { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
 import { corpusDocuments, selectSplit } from "./corpus.ts";
 import type { InstallOptions } from "./install.ts";
 import { listFiles } from "./readers/files.ts";
-import { TextError, nearestNames } from "./text-error.ts";
 import type { Document, HeldOutRule, Split } from "./types.ts";
-import { type InvalidUtf8, decodeUtf8 } from "./utf8.ts";
+import { decodeUtf8, type InvalidUtf8 } from "./utf8.ts";
 
 export interface OpenTextOptions extends InstallOptions {
   /** Which documents; "all" by default. User files hold out 3% of their documents by the hash of their ids. */
@@ -35,49 +36,80 @@ export const userHeldOut: HeldOutRule = { kind: "hash", share: 0.03 };
 
 const textEndings = new Set([".txt", ".md", ".rst", ".text"]);
 const codeEndings = new Set(
-  ".c .h .cc .cpp .hpp .cs .go .java .js .jsx .mjs .cjs .ts .tsx .mts .py .rb .rs .sh .sql .swift .kt .scala .lua .pl .r .jl .hs .ml .tex".split(" "),
+  ".c .h .cc .cpp .hpp .cs .go .java .js .jsx .mjs .cjs .ts .tsx .mts .py .rb .rs .sh .sql .swift .kt .scala .lua .pl .r .jl .hs .ml .tex".split(
+    " ",
+  ),
 );
 const skippedFolders = new Set(["node_modules", ".git", ".hg", ".svn", "__pycache__"]);
 
 /** Opens a text, or several one after another. Unknown names and missing files throw at once. */
-export async function openText(spec: string | readonly string[], options: OpenTextOptions = {}): Promise<TextSource> {
+export async function openText(
+  spec: string | readonly string[],
+  options: OpenTextOptions = {},
+): Promise<TextSource> {
   if (typeof spec !== "string") {
     const sources = await Promise.all(spec.map((one) => openText(one, options)));
-    if (sources.length === 0) throw new TextError("no text was named");
-    return { name: sources.map(({ name }) => name).join(","), kind: "several", [Symbol.asyncIterator]: () => chain(sources) };
+    if (sources.length === 0) throw usageError("no text was named");
+    return {
+      name: sources.map(({ name }) => name).join(","),
+      kind: "several",
+      [Symbol.asyncIterator]: () => chain(sources),
+    };
   }
   if (isCorpus(spec)) {
     corpusByName(spec);
     return source(spec, "corpus", () => corpusDocuments(spec, options), options);
   }
   const found = await stat(spec).catch(() => undefined);
-  if (!found) throw new TextError(unknownText(spec));
-  const rule = (read: () => AsyncGenerator<Document>) => () => selectSplit(read(), basename(spec), userHeldOut, options.split ?? "all");
-  if (found.isDirectory()) return source(spec, "folder", rule(() => folderDocuments(spec, options)), options);
-  return source(spec, "file", rule(() => fileDocuments(spec, basename(spec), options)), options);
+  if (!found) throw usageError(unknownText(spec));
+  const rule = (read: () => AsyncGenerator<Document>) => () =>
+    selectSplit(read(), basename(spec), userHeldOut, options.split ?? "all");
+  if (found.isDirectory())
+    return source(
+      spec,
+      "folder",
+      rule(() => folderDocuments(spec, options)),
+      options,
+    );
+  return source(
+    spec,
+    "file",
+    rule(() => fileDocuments(spec, basename(spec), options)),
+    options,
+  );
 }
 
 function unknownText(spec: string): string {
   const names = listCorpora().map(({ name }) => name);
-  const near = nearestNames(spec, names);
-  const help = near.length > 0 ? `did you mean ${near.join(" or ")}?` : `corpora are: ${names.join(", ")}`;
-  return `no corpus is called "${spec}", and there is no such file or folder; ${help}`;
+  return `no corpus is called "${spec}", and there is no such file or folder${didYouMean(spec, names)}`;
 }
 
-function source(name: string, kind: TextSource["kind"], read: () => AsyncGenerator<Document>, options: OpenTextOptions): TextSource {
+function source(
+  name: string,
+  kind: TextSource["kind"],
+  read: () => AsyncGenerator<Document>,
+  options: OpenTextOptions,
+): TextSource {
   return { name, kind, [Symbol.asyncIterator]: () => notEmpty(name, read(), options) };
 }
 
-async function* notEmpty(name: string, documents: AsyncGenerator<Document>, options: OpenTextOptions): AsyncGenerator<Document> {
+async function* notEmpty(
+  name: string,
+  documents: AsyncGenerator<Document>,
+  options: OpenTextOptions,
+): AsyncGenerator<Document> {
   let any = false;
   for await (const document of documents) {
-    options.signal?.throwIfAborted();
+    throwIfAborted(options.signal);
     if (document.text.trim() === "") continue;
     any = true;
     yield document;
   }
   const { split = "all" } = options;
-  if (!any) throw new TextError(`${name} has no text${split === "all" ? "" : ` in its ${split} documents; split "all" takes every document`}`);
+  if (!any)
+    throw inputError(
+      `${name} has no text${split === "all" ? "" : ` in its ${split} documents; split "all" takes every document`}`,
+    );
 }
 
 async function* chain(sources: readonly TextSource[]): AsyncGenerator<Document> {
@@ -86,7 +118,7 @@ async function* chain(sources: readonly TextSource[]): AsyncGenerator<Document> 
 
 async function* folderDocuments(folder: string, options: OpenTextOptions): AsyncGenerator<Document> {
   const files = (await listFiles(folder, skippedFolders)).filter(isTextFile);
-  if (files.length === 0) throw new TextError(`${folder} has no text files (.txt, .md, .jsonl or source code)`);
+  if (files.length === 0) throw inputError(`${folder} has no text files (.txt, .md, .jsonl or source code)`);
   for (const file of files) yield* fileDocuments(join(folder, file), file, options);
 }
 
@@ -96,7 +128,9 @@ function isTextFile(path: string): boolean {
 }
 
 function fileDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
-  return extname(path).toLowerCase() === ".jsonl" ? jsonlDocuments(path, id, options) : textDocuments(path, id, options);
+  return extname(path).toLowerCase() === ".jsonl"
+    ? jsonlDocuments(path, id, options)
+    : textDocuments(path, id, options);
 }
 
 async function* textDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
@@ -123,11 +157,13 @@ function textField(json: string, field: string, place: string): string {
   try {
     record = JSON.parse(json);
   } catch (cause) {
-    throw new TextError(`${place} is not JSON: ${(cause as Error).message}`, { cause });
+    throw inputError(`${place} is not JSON: ${(cause as Error).message}`, cause);
   }
   const isRecord = typeof record === "object" && record !== null && !Array.isArray(record);
   const value = isRecord ? (record as Record<string, unknown>)[field] : undefined;
   if (typeof value === "string") return value;
-  const there = isRecord ? `it has ${Object.keys(record as object).join(", ") || "no fields"}` : "it is no object";
-  throw new TextError(`${place} has no text field "${field}"; ${there}`);
+  const there = isRecord
+    ? `it has ${Object.keys(record as object).join(", ") || "no fields"}`
+    : "it is no object";
+  throw inputError(`${place} has no text field "${field}"; ${there}`);
 }

@@ -2,8 +2,9 @@
  * Documents to training windows of fixed length. The stream is [BOS] document [EOS] after document; window i takes the next T
  * tokens of it and predicts each from those before. Segment ids let attention stay inside a document.
  */
+
+import { usageError } from "../util/errors.ts";
 import { permutation } from "./hashing.ts";
-import { TextError } from "./text-error.ts";
 
 /** Tokens with document ends: a `TokenFile`, or `MemoryTokens`. */
 export interface TokenSource {
@@ -30,7 +31,8 @@ export class MemoryTokens implements TokenSource {
     }
     this.tokens = end;
     this.#ids = new Int32Array(end);
-    for (const [i, document] of kept.entries()) this.#ids.set(Array.from(document), this.documentEnds[i] - document.length);
+    for (const [i, document] of kept.entries())
+      this.#ids.set(Array.from(document), this.documentEnds[i] - document.length);
   }
 
   read(start: number, count: number): Int32Array {
@@ -85,8 +87,9 @@ export class TokenPacker {
   constructor(source: TokenSource, options: PackOptions) {
     const { context, bos = null, eos = null, shuffle = true, seed = 0, segments = false } = options;
     const windowBos = options.windowBos ?? bos !== null;
-    if (!Number.isInteger(context) || context < 2) throw new TextError(`packing: context=${context} must be an integer of at least 2`);
-    if (windowBos && bos === null) throw new TextError("packing: windowBos needs a BOS token");
+    if (!Number.isInteger(context) || context < 2)
+      throw usageError(`packing: context=${context} must be an integer of at least 2`);
+    if (windowBos && bos === null) throw usageError("packing: windowBos needs a BOS token");
     this.#source = source;
     this.#options = { context, bos, eos, windowBos, shuffle, seed, segments };
     this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
@@ -94,7 +97,9 @@ export class TokenPacker {
     const stream = source.tokens + this.#extra * source.documentEnds.length;
     this.windows = Math.floor((windowBos ? stream : stream - 1) / context);
     if (this.windows < 1) {
-      throw new TextError(`packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`);
+      throw usageError(
+        `packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`,
+      );
     }
   }
 
@@ -104,8 +109,16 @@ export class TokenPacker {
 
   restore(state: PackerState): void {
     const { epoch, index } = state;
-    if (!Number.isInteger(epoch) || epoch < 0 || !Number.isInteger(index) || index < 0 || index > this.windows) {
-      throw new TextError(`packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`);
+    if (
+      !Number.isInteger(epoch) ||
+      epoch < 0 ||
+      !Number.isInteger(index) ||
+      index < 0 ||
+      index > this.windows
+    ) {
+      throw usageError(
+        `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
+      );
     }
     this.#state = { epoch, index };
   }
@@ -124,7 +137,9 @@ export class TokenPacker {
   /** Windows `first` to `first + batch` in the order of the text; moves nothing. */
   at(first: number, batch = 1): PackedBatch {
     if (first < 0 || first + batch > this.windows) {
-      throw new TextError(`packing: windows ${first} to ${first + batch} asked for, but there are ${this.windows}`);
+      throw usageError(
+        `packing: windows ${first} to ${first + batch} asked for, but there are ${this.windows}`,
+      );
     }
     const packed = this.#empty(batch);
     for (let row = 0; row < batch; row++) this.#fill(first + row, packed, row);
@@ -141,7 +156,10 @@ export class TokenPacker {
   #windowAt({ epoch, index }: PackerState): number {
     if (!this.#options.shuffle) return index;
     if (this.#order?.epoch !== epoch) {
-      this.#order = { epoch, windows: permutation(this.windows, this.#options.seed + Math.imul(epoch, 0x9e3779b1)) };
+      this.#order = {
+        epoch,
+        windows: permutation(this.windows, this.#options.seed + Math.imul(epoch, 0x9e3779b1)),
+      };
     }
     return this.#order.windows[index];
   }

@@ -3,10 +3,9 @@
  * as little-endian uint16 or uint32, then the length of each document in tokens as uint32. The header is written last, so a
  * file whose writing was interrupted cannot be opened. Documents hold text tokens only; BOS and EOS are put in when packing.
  */
-import { closeSync, fstatSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs";
-import { mkdirSync } from "node:fs";
+import { closeSync, fstatSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import { TextError } from "./text-error.ts";
+import { inputError, ioError } from "../util/errors.ts";
 
 const headerBytes = 4096;
 const magic = "sluice-tokens 1\n";
@@ -44,9 +43,13 @@ export class TokenFileWriter {
     this.path = path;
     this.#info = info;
     this.#dtype = info.vocabSize <= 1 << 16 ? "uint16" : "uint32";
-    mkdirSync(dirname(path), { recursive: true });
-    this.#fd = openSync(this.#partial, "w");
-    writeAll(this.#fd, new Uint8Array(headerBytes));
+    try {
+      mkdirSync(dirname(path), { recursive: true });
+      this.#fd = openSync(this.#partial, "w");
+    } catch (cause) {
+      throw ioError(`write ${path}`, cause);
+    }
+    writeAll(this.path, this.#fd, new Uint8Array(headerBytes));
   }
 
   get tokens(): number {
@@ -65,7 +68,8 @@ export class TokenFileWriter {
     const { vocabSize } = this.#info;
     for (let i = 0; i < ids.length; i++) {
       const id = ids[i];
-      if (!(id >= 0 && id < vocabSize)) throw new TextError(`${this.path}: token id ${id} is outside the vocabulary of ${vocabSize}`);
+      if (!(id >= 0 && id < vocabSize))
+        throw inputError(`${this.path}: token id ${id} is outside the vocabulary of ${vocabSize}`);
       this.#put(id);
     }
   }
@@ -73,11 +77,17 @@ export class TokenFileWriter {
   /** Finishes the file. */
   close(): TokenFileHeader {
     this.#flush();
-    writeAll(this.#fd, new Uint8Array(this.#lengths.buffer, 0, 4 * this.#documents));
-    const header: TokenFileHeader = { dtype: this.#dtype, tokens: this.#tokens, documents: this.#documents, ...this.#info };
+    writeAll(this.path, this.#fd, new Uint8Array(this.#lengths.buffer, 0, 4 * this.#documents));
+    const header: TokenFileHeader = {
+      dtype: this.#dtype,
+      tokens: this.#tokens,
+      documents: this.#documents,
+      ...this.#info,
+    };
     const text = Buffer.from(magic + JSON.stringify(header));
-    if (text.length > headerBytes) throw new TextError(`${this.path}: the header is longer than ${headerBytes} bytes`);
-    writeAll(this.#fd, Buffer.concat([text, Buffer.alloc(headerBytes - text.length, " ")]), 0);
+    if (text.length > headerBytes)
+      throw inputError(`${this.path}: the header is longer than ${headerBytes} bytes`);
+    writeAll(this.path, this.#fd, Buffer.concat([text, Buffer.alloc(headerBytes - text.length, " ")]), 0);
     this.#open = false;
     closeSync(this.#fd);
     renameSync(this.#partial, this.path);
@@ -108,7 +118,7 @@ export class TokenFileWriter {
   }
 
   #flush(): void {
-    writeAll(this.#fd, this.#chunk.subarray(0, this.#filled));
+    writeAll(this.path, this.#fd, this.#chunk.subarray(0, this.#filled));
     this.#filled = 0;
   }
 }
@@ -134,7 +144,7 @@ export class TokenFile {
     try {
       const header = readHeader(path, fd);
       if (options.tokenizer !== undefined && header.tokenizer !== options.tokenizer) {
-        throw new TextError(
+        throw inputError(
           `${path} was made with another tokenizer (${header.tokenizer.slice(0, 12)}, wanted ${options.tokenizer.slice(0, 12)}); tokenise the text again`,
         );
       }
@@ -152,7 +162,9 @@ export class TokenFile {
   /** `count` ids from `start`, [count]. */
   read(start: number, count: number): Int32Array {
     if (start < 0 || count < 0 || start + count > this.tokens) {
-      throw new TextError(`${this.path}: tokens ${start} to ${start + count} asked for, but there are ${this.tokens}`);
+      throw inputError(
+        `${this.path}: tokens ${start} to ${start + count} asked for, but there are ${this.tokens}`,
+      );
     }
     const itemSize = itemBytes(this.header);
     const bytes = new Uint8Array(count * itemSize);
@@ -161,7 +173,10 @@ export class TokenFile {
     const ids = Int32Array.from(items);
     const { vocabSize } = this.header;
     for (const id of ids) {
-      if (id >= vocabSize) throw new TextError(`${this.path}: damaged: token id ${id} near token ${start}, but the vocabulary has ${vocabSize}`);
+      if (id >= vocabSize)
+        throw inputError(
+          `${this.path}: damaged: token id ${id} near token ${start}, but the vocabulary has ${vocabSize}`,
+        );
     }
     return ids;
   }
@@ -181,7 +196,7 @@ function openForReading(path: string): number {
   try {
     return openSync(path, "r");
   } catch (cause) {
-    throw new TextError(`${path}: no token file: ${(cause as Error).message}`, { cause });
+    throw ioError(`open the token file ${path}`, cause);
   }
 }
 
@@ -191,11 +206,16 @@ function readHeader(path: string, fd: number): TokenFileHeader {
   if (size >= headerBytes) readAll(path, fd, block, 0);
   const text = block.toString("utf8");
   if (!text.startsWith(magic)) {
-    throw new TextError(`${path}: not a token file, or its writing was interrupted (it begins with ${JSON.stringify(text.slice(0, 8))})`);
+    throw inputError(
+      `${path}: not a token file, or its writing was interrupted (it begins with ${JSON.stringify(text.slice(0, 8))})`,
+    );
   }
   const header = parseHeader(path, text.slice(magic.length));
   const expected = headerBytes + header.tokens * itemBytes(header) + 4 * header.documents;
-  if (size !== expected) throw new TextError(`${path}: ${size < expected ? "truncated" : "too long"}: ${size} bytes, the header says ${expected}`);
+  if (size !== expected)
+    throw inputError(
+      `${path}: ${size < expected ? "truncated" : "too long"}: ${size} bytes, the header says ${expected}`,
+    );
   return header;
 }
 
@@ -204,14 +224,14 @@ function parseHeader(path: string, text: string): TokenFileHeader {
   try {
     header = JSON.parse(text) as TokenFileHeader;
   } catch (cause) {
-    throw new TextError(`${path}: the header is damaged`, { cause });
+    throw inputError(`${path}: the header is damaged`, cause);
   }
   const counts = [header.tokens, header.documents, header.vocabSize];
   const sound =
     counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
     (header.dtype === "uint16" || header.dtype === "uint32") &&
     typeof header.tokenizer === "string";
-  if (!sound) throw new TextError(`${path}: the header is damaged: ${text.trim().slice(0, 200)}`);
+  if (!sound) throw inputError(`${path}: the header is damaged: ${text.trim().slice(0, 200)}`);
   return header;
 }
 
@@ -223,7 +243,8 @@ function readEnds(path: string, fd: number, header: TokenFileHeader): Float64Arr
     end += length;
     return end;
   });
-  if (end !== header.tokens) throw new TextError(`${path}: damaged: its documents have ${end} tokens, the header says ${header.tokens}`);
+  if (end !== header.tokens)
+    throw inputError(`${path}: damaged: its documents have ${end} tokens, the header says ${header.tokens}`);
   return ends;
 }
 
@@ -234,13 +255,17 @@ function itemBytes(header: TokenFileHeader): number {
 function readAll(path: string, fd: number, into: Uint8Array, position: number): void {
   for (let done = 0; done < into.length; ) {
     const got = readSync(fd, into, done, into.length - done, position + done);
-    if (got === 0) throw new TextError(`${path}: ends at byte ${position + done}`);
+    if (got === 0) throw inputError(`${path}: ends at byte ${position + done}`);
     done += got;
   }
 }
 
-function writeAll(fd: number, bytes: Uint8Array, position: number | null = null): void {
-  for (let done = 0; done < bytes.length; ) {
-    done += writeSync(fd, bytes, done, bytes.length - done, position === null ? null : position + done);
+function writeAll(path: string, fd: number, bytes: Uint8Array, position: number | null = null): void {
+  try {
+    for (let done = 0; done < bytes.length; ) {
+      done += writeSync(fd, bytes, done, bytes.length - done, position === null ? null : position + done);
+    }
+  } catch (cause) {
+    throw ioError(`write ${path}`, cause);
   }
 }

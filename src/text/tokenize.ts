@@ -1,8 +1,9 @@
 /**
  * Documents to a token file, with progress.
  */
-import { TextError } from "./text-error.ts";
-import { TokenFileWriter, type TokenFileHeader } from "./token-file.ts";
+
+import { inputError, throwIfAborted } from "../util/errors.ts";
+import { type TokenFileHeader, TokenFileWriter } from "./token-file.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import type { Document } from "./types.ts";
 
@@ -22,12 +23,16 @@ export async function tokenizeDocuments(
   options: TokenizeOptions,
 ): Promise<TokenFileHeader> {
   const { source, signal, onProgress } = options;
-  const writer = new TokenFileWriter(path, { vocabSize: tokenizer.vocabSize, tokenizer: tokenizer.hash, source });
+  const writer = new TokenFileWriter(path, {
+    vocabSize: tokenizer.vocabSize,
+    tokenizer: tokenizer.hash,
+    source,
+  });
   try {
     const started = performance.now();
     let reported = started;
     for await (const { text } of documents) {
-      signal?.throwIfAborted();
+      throwIfAborted(signal);
       writer.add(tokenizer.encode(text, { plain: true }));
       const now = performance.now();
       if (now - reported > 500) {
@@ -35,8 +40,11 @@ export async function tokenizeDocuments(
         onProgress?.({ tokens: writer.tokens, tokensPerSecond: (1000 * writer.tokens) / (now - started) });
       }
     }
-    if (writer.tokens === 0) throw new TextError(`${source}: there is no text`);
-    onProgress?.({ tokens: writer.tokens, tokensPerSecond: (1000 * writer.tokens) / (performance.now() - started) });
+    if (writer.tokens === 0) throw inputError(`${source}: there is no text`);
+    onProgress?.({
+      tokens: writer.tokens,
+      tokensPerSecond: (1000 * writer.tokens) / (performance.now() - started),
+    });
     return writer.close();
   } finally {
     writer.discard();

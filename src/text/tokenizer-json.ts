@@ -4,8 +4,8 @@
  */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { byteSymbols, gpt2Pattern, splitPattern } from "./byte-level.ts";
 import type { BpeModel } from "./bpe-trainer.ts";
+import { byteSymbols, gpt2Pattern, splitPattern } from "./byte-level.ts";
 
 /** The parts of a tokenizer.json that this folder looks at; other parts pass through untouched. */
 export interface TokenizerJson {
@@ -64,11 +64,18 @@ export function bpeTokenizerJson(bpe: BpeModel): TokenizerJson {
       type: "Sequence",
       pretokenizers: [
         { type: "Split", pattern: { Regex: splitPattern }, behavior: "Isolated", invert: false },
-        { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false } as PreTokenizerJson,
+        {
+          type: "ByteLevel",
+          add_prefix_space: false,
+          trim_offsets: true,
+          use_regex: false,
+        } as PreTokenizerJson,
       ],
     },
     post_processor: bos === undefined ? null : bosTemplate(bos),
-    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true } as { type: string },
+    decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true } as {
+      type: string;
+    },
     model: {
       type: "BPE",
       dropout: null,
@@ -112,7 +119,10 @@ export function bpeTokenizerConfig(bpe: BpeModel, maxLength: number): Record<str
 export async function saveBpe(bpe: BpeModel, folder: string, maxLength = 2048): Promise<void> {
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, "tokenizer.json"), `${JSON.stringify(bpeTokenizerJson(bpe), null, 1)}\n`);
-  await writeFile(join(folder, "tokenizer_config.json"), `${JSON.stringify(bpeTokenizerConfig(bpe, maxLength), null, 2)}\n`);
+  await writeFile(
+    join(folder, "tokenizer_config.json"),
+    `${JSON.stringify(bpeTokenizerConfig(bpe, maxLength), null, 2)}\n`,
+  );
 }
 
 /** The word pattern of a byte-level BPE that the fast encoder reproduces exactly; undefined for any other tokenizer. */
@@ -127,7 +137,9 @@ export function fastPattern(json: TokenizerJson): string | undefined {
     !model.byte_fallback &&
     !model.ignore_merges &&
     byteSymbols.every((symbol) => model.vocab[symbol] !== undefined);
-  const plainTokens = (json.added_tokens ?? []).every((token) => !token.lstrip && !token.rstrip && !token.single_word);
+  const plainTokens = (json.added_tokens ?? []).every(
+    (token) => !token.lstrip && !token.rstrip && !token.single_word,
+  );
   if (!plainModel || !plainTokens || json.normalizer || json.decoder?.type !== "ByteLevel") return undefined;
   return patternOf(json.pre_tokenizer);
 }

@@ -6,9 +6,9 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as Reference } from "@huggingface/tokenizers";
+import { inputError, ioError } from "../util/errors.ts";
 import { FastBpe, vocabularyBytes } from "./fast-bpe.ts";
-import { TextError } from "./text-error.ts";
-import { type TokenizerJson, fastPattern } from "./tokenizer-json.ts";
+import { fastPattern, type TokenizerJson } from "./tokenizer-json.ts";
 import { invalidUtf8Offset } from "./utf8.ts";
 
 export interface EncodeOptions {
@@ -50,7 +50,8 @@ export class Tokenizer {
     this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
     const named = (key: string): number | undefined => {
       const value = config[key];
-      const content = typeof value === "object" && value !== null ? (value as { content?: string }).content : value;
+      const content =
+        typeof value === "object" && value !== null ? (value as { content?: string }).content : value;
       return typeof content === "string" ? this.idOf(content) : undefined;
     };
     this.bosId = named("bos_token");
@@ -64,7 +65,7 @@ export class Tokenizer {
       ? this.#fast.encode(text, options.plain)
       : Int32Array.from(this.#reference.encode(text, { add_special_tokens: false }).ids);
     if (!options.bos) return ids;
-    if (this.bosId === undefined) throw new TextError("encode: this tokenizer has no BOS token");
+    if (this.bosId === undefined) throw inputError("encode: this tokenizer has no BOS token");
     const withBos = new Int32Array(ids.length + 1);
     withBos[0] = this.bosId;
     withBos.set(ids, 1);
@@ -107,7 +108,7 @@ export class Tokenizer {
 
   #check(id: number): void {
     if (!Number.isInteger(id) || id < 0 || id >= this.vocabSize) {
-      throw new TextError(`token id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
+      throw inputError(`token id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
     }
   }
 }
@@ -116,12 +117,12 @@ export class Tokenizer {
 export async function loadTokenizer(folder: string, options: { fast?: boolean } = {}): Promise<Tokenizer> {
   const file = join(folder, "tokenizer.json");
   const json = await readFile(file, "utf8").catch((cause: Error) => {
-    throw new TextError(`no tokenizer in ${folder}: ${cause.message}`, { cause });
+    throw ioError(`read the tokenizer ${file}`, cause);
   });
   const config = await readFile(join(folder, "tokenizer_config.json"), "utf8").catch(() => "{}");
   try {
     return new Tokenizer(json, JSON.parse(config) as Record<string, unknown>, options);
   } catch (cause) {
-    throw new TextError(`${file}: ${(cause as Error).message}`, { cause });
+    throw inputError(`${file}: ${(cause as Error).message}`, cause);
   }
 }

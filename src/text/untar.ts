@@ -4,7 +4,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join, normalize, sep } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { TextError } from "./text-error.ts";
+import { inputError } from "../util/errors.ts";
 
 const block = 512;
 
@@ -14,7 +14,7 @@ export function* tarEntries(tgz: Uint8Array, archive: string): Generator<{ path:
   try {
     tar = gunzipSync(tgz);
   } catch (cause) {
-    throw new TextError(`${archive}: not a gzip file, or truncated`, { cause });
+    throw inputError(`${archive}: not a gzip file, or truncated`, cause);
   }
   let longName = "";
   for (let at = 0; at + block <= tar.length; ) {
@@ -22,7 +22,7 @@ export function* tarEntries(tgz: Uint8Array, archive: string): Generator<{ path:
     if (header[0] === 0) break;
     const size = octal(header, 124, 12);
     const end = at + block + size;
-    if (!(size >= 0) || end > tar.length) throw new TextError(`${archive}: damaged tar header at byte ${at}`);
+    if (!(size >= 0) || end > tar.length) throw inputError(`${archive}: damaged tar header at byte ${at}`);
     const data = tar.subarray(at + block, end);
     const type = String.fromCharCode(header[156]);
     if (type === "x") longName = /\d+ path=([^\n]*)\n/.exec(data.toString("utf8"))?.[1] ?? longName;
@@ -43,7 +43,7 @@ export async function untar(tgz: Uint8Array, folder: string, archive: string): P
   for (const { path, data } of tarEntries(tgz, archive)) {
     const inside = normalize(path.split("/").slice(1).join("/"));
     if (inside.startsWith("..") || inside.startsWith(sep) || inside === ".") {
-      throw new TextError(`${archive}: the path "${path}" leaves the package`);
+      throw inputError(`${archive}: the path "${path}" leaves the package`);
     }
     const target = join(folder, inside);
     await mkdir(dirname(target), { recursive: true });

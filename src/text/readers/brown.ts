@@ -3,7 +3,7 @@
  */
 import { join } from "node:path";
 import type { Document } from "../types.ts";
-import { type Roots, onlyRoot, readText } from "./files.ts";
+import { onlyRoot, type Roots, readText } from "./files.ts";
 
 /** One document per text of about 2,000 words; `meta.genre` is one of 15. */
 export async function* readBrown(roots: Roots): AsyncGenerator<Document> {
@@ -20,7 +20,9 @@ export async function* readBrown(roots: Roots): AsyncGenerator<Document> {
 export function detokenise(tagged: string): string {
   const paragraphs = tagged.split(/\n\s*\n/).map((paragraph) => {
     const words = paragraph.split(/\s+/).filter((word) => word !== "");
-    return joinWords(words.map((word) => word.slice(0, word.lastIndexOf("/") < 1 ? word.length : word.lastIndexOf("/"))));
+    return joinWords(
+      words.map((word) => word.slice(0, word.lastIndexOf("/") < 1 ? word.length : word.lastIndexOf("/"))),
+    );
   });
   return paragraphs.filter((paragraph) => paragraph !== "").join("\n\n");
 }

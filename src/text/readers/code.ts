@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, listFiles, readText } from "./files.ts";
+import { listFiles, type Roots, readText } from "./files.ts";
 
 const source = /\.(?:ts|tsx|mts|js|jsx|mjs|cjs)$/;
 const generated = /\.min\.|\.d\.[cm]?ts$|\.(?:umd|bundle)\.|(?:^|\/)(?:dist|node_modules|vendor)\//;
@@ -17,9 +17,13 @@ export async function* readCode(spec: ReaderSpec & { kind: "code" }, roots: Root
   for (const [name, root] of roots) {
     for (const path of await listFiles(root)) {
       const folders = spec.folders[name] ?? [""];
-      if (!folders.some((folder) => path.startsWith(folder)) || !source.test(path) || generated.test(path)) continue;
-      const text = stripLicenceHeader((await readText(join(root, path), "replace")).replace(/\r\n?/g, "\n")).trim();
-      if (text.length >= 100 && text.length <= longestFile && !looksGenerated(text)) yield { id: `${name}/${path}`, text };
+      if (!folders.some((folder) => path.startsWith(folder)) || !source.test(path) || generated.test(path))
+        continue;
+      const text = stripLicenceHeader(
+        (await readText(join(root, path), "replace")).replace(/\r\n?/g, "\n"),
+      ).trim();
+      if (text.length >= 100 && text.length <= longestFile && !looksGenerated(text))
+        yield { id: `${name}/${path}`, text };
     }
   }
 }
@@ -34,5 +38,7 @@ export function looksGenerated(text: string): boolean {
 /** A leading block comment that is a licence, which would repeat in every file of a package. */
 export function stripLicenceHeader(text: string): string {
   const header = /^\s*\/\*[\s\S]*?\*\//.exec(text)?.[0];
-  return header && /licen[sc]e|copyright/i.test(header) && header.length > 200 ? text.slice(header.length) : text;
+  return header && /licen[sc]e|copyright/i.test(header) && header.length > 200
+    ? text.slice(header.length)
+    : text;
 }

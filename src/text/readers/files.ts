@@ -4,7 +4,7 @@
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
-import { type InvalidUtf8, decodeUtf8 } from "../utf8.ts";
+import { decodeUtf8, type InvalidUtf8 } from "../utf8.ts";
 
 /** Folders of the corpus's packages by package name. */
 export type Roots = ReadonlyMap<string, string>;

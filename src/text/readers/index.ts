@@ -37,7 +37,10 @@ const readers: Readers = {
 };
 
 /** The documents of a corpus whose packages lie in `roots`, in a fixed order. */
-export function readDocuments<K extends ReaderSpec["kind"]>(spec: ReaderSpec & { kind: K }, roots: Roots): AsyncGenerator<Document> {
+export function readDocuments<K extends ReaderSpec["kind"]>(
+  spec: ReaderSpec & { kind: K },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const read = readers[spec.kind] as (spec: ReaderSpec, roots: Roots) => AsyncGenerator<Document>;
   return read(spec, roots);
 }

@@ -5,7 +5,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { decodeEntities, tidy, unwrap } from "../markup.ts";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, listFiles, onlyRoot, readText } from "./files.ts";
+import { listFiles, onlyRoot, type Roots, readText } from "./files.ts";
 
 /** One document per licence text; exact copies (after lower-casing and dropping all but letters) appear once. */
 export async function* readSpdx(roots: Roots): AsyncGenerator<Document> {
@@ -30,7 +30,9 @@ export async function* readFactbook(roots: Roots): AsyncGenerator<Document> {
   for (const path of await listFiles(root)) {
     if (!/^[a-z-]+\/[a-z0-9_]+\.json$/.test(path) || path.startsWith("meta/")) continue;
     const country = JSON.parse(await readText(join(root, path))) as Record<string, unknown>;
-    const sections = Object.entries(country).map(([title, fields]) => `${title}\n\n${fieldLines(fields, "").join("\n")}`);
+    const sections = Object.entries(country).map(
+      ([title, fields]) => `${title}\n\n${fieldLines(fields, "").join("\n")}`,
+    );
     const text = tidy(decodeEntities(sections.join("\n\n").replaceAll("++", "\n")));
     if (text.length > 200) yield { id: path.replace(/\.json$/, ""), text };
   }
@@ -49,12 +51,17 @@ interface Sura {
 }
 
 /** A few consecutive verses of one translation per document. */
-export async function* readQuran(spec: ReaderSpec & { kind: "quran" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readQuran(
+  spec: ReaderSpec & { kind: "quran" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const file = join(onlyRoot(roots), "dist", `quran_${spec.language}.json`);
   const suras = JSON.parse(await readText(file)) as Sura[];
   for (const sura of suras) {
     for (let i = 0; i < sura.verses.length; i += spec.versesPerDocument) {
-      const verses = sura.verses.slice(i, i + spec.versesPerDocument).map((verse) => verse.translation.trim());
+      const verses = sura.verses
+        .slice(i, i + spec.versesPerDocument)
+        .map((verse) => verse.translation.trim());
       const text = `${sura.translation}\n\n${verses.join("\n")}`;
       yield { id: `${sura.id}:${i + 1}`, text, meta: { language: spec.language, sura: String(sura.id) } };
     }

@@ -4,13 +4,18 @@
 import { join } from "node:path";
 import { unwrap } from "../markup.ts";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, onlyRoot, readText } from "./files.ts";
+import { onlyRoot, type Roots, readText } from "./files.ts";
 
 /** Neighbouring synsets (which are related in meaning) as one document of `words: gloss` lines. */
-export async function* readWordnet(spec: ReaderSpec & { kind: "wordnet" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readWordnet(
+  spec: ReaderSpec & { kind: "wordnet" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), "dict");
   for (const part of ["noun", "verb", "adj", "adv"]) {
-    const lines = (await readText(join(folder, `data.${part}`))).split("\n").filter((line) => /^\d{8} /.test(line));
+    const lines = (await readText(join(folder, `data.${part}`)))
+      .split("\n")
+      .filter((line) => /^\d{8} /.test(line));
     for (let i = 0; i < lines.length; i += spec.perDocument) {
       const entries = lines.slice(i, i + spec.perDocument).map(synsetLine);
       yield { id: `${part}/${i}`, text: entries.join("\n"), meta: { part } };
@@ -42,7 +47,10 @@ export function dictdNumber(digits: string): number {
 }
 
 /** One document per entry (several index words may point at one); database information (`00-...`) is left out. */
-export async function* readDictd(spec: ReaderSpec & { kind: "dictd" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readDictd(
+  spec: ReaderSpec & { kind: "dictd" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   const body = Buffer.from(await readText(join(folder, `${spec.name}.dict.dz`), "replace"), "utf8");
   const index = (await readText(join(folder, `${spec.name}.index`), "replace")).split("\n");

@@ -4,10 +4,13 @@
  */
 import { join } from "node:path";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, listFiles, onlyRoot, readText } from "./files.ts";
+import { listFiles, onlyRoot, type Roots, readText } from "./files.ts";
 
 /** One document per commented `$a` or `$p` statement: the comment as one line, then the formula. */
-export async function* readMetamath(spec: ReaderSpec & { kind: "metamath" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readMetamath(
+  spec: ReaderSpec & { kind: "metamath" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   for (const path of await listFiles(folder)) {
     if (!spec.match.test(path)) continue;
@@ -24,7 +27,10 @@ export function* statements(database: string): Generator<Document> {
   for (const [, comment, label, , formula] of database.matchAll(commented)) {
     const prose = comment
       .replace(/\s+/g, " ")
-      .replace(/\((?:Contributed|Revised|Proof shortened|New usage|Proof modification)[^()]*(?:\([^()]*\)[^()]*)*\)/g, "")
+      .replace(
+        /\((?:Contributed|Revised|Proof shortened|New usage|Proof modification)[^()]*(?:\([^()]*\)[^()]*)*\)/g,
+        "",
+      )
       .replace(/` ([^`]*) `/g, "$1")
       .replace(/~ (\S+)/g, "$1")
       .replace(/ ([.,;:])(?= |$)/g, "$1")

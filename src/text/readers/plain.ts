@@ -4,7 +4,7 @@
 import { join } from "node:path";
 import { htmlToText, podToText, roffToText, rstToText, unwrap } from "../markup.ts";
 import type { Document, PlainClean, ReaderSpec } from "../types.ts";
-import { type Roots, listFiles, onlyRoot, readText } from "./files.ts";
+import { listFiles, onlyRoot, type Roots, readText } from "./files.ts";
 
 const cleaners: Record<PlainClean, (text: string) => string> = {
   none: (text) => text.replace(/\r\n?/g, "\n").trim(),
@@ -15,7 +15,10 @@ const cleaners: Record<PlainClean, (text: string) => string> = {
 };
 
 /** One document per file that matches; the id is the path without its extensions. */
-export async function* readPlain(spec: ReaderSpec & { kind: "plain" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readPlain(
+  spec: ReaderSpec & { kind: "plain" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   const clean = cleaners[spec.clean];
   for (const path of await listFiles(folder)) {
@@ -36,7 +39,10 @@ export async function* readHtml(spec: ReaderSpec & { kind: "html" }, roots: Root
 }
 
 /** One document per chapter file `{title, text}` with unwrapped paragraphs. */
-export async function* readChapters(spec: ReaderSpec & { kind: "chapters-json" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readChapters(
+  spec: ReaderSpec & { kind: "chapters-json" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   for (const path of await listFiles(folder)) {
     if (!spec.match.test(path)) continue;
@@ -47,7 +53,10 @@ export async function* readChapters(spec: ReaderSpec & { kind: "chapters-json" }
 }
 
 /** The Jargon File: one document per entry (`:name: ...`) and per essay between them. */
-export async function* readJargon(spec: ReaderSpec & { kind: "jargon" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readJargon(
+  spec: ReaderSpec & { kind: "jargon" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const text = await readText(join(onlyRoot(roots), spec.file));
   const parts = text.split(/\n(?= {2,4}:[^\s:][^\n]*:)/);
   let index = 0;
@@ -60,7 +69,10 @@ export async function* readJargon(spec: ReaderSpec & { kind: "jargon" }, roots: 
 }
 
 /** Fortune files: records end with a line `%`; neighbouring records form one document, their texts separated by an empty line. */
-export async function* readFortunes(spec: ReaderSpec & { kind: "fortunes" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readFortunes(
+  spec: ReaderSpec & { kind: "fortunes" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   for (const path of await listFiles(folder)) {
     if (/\.(dat|u8)$/.test(path) || spec.exclude?.test(path)) continue;

@@ -5,16 +5,19 @@
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { inflateSync } from "node:zlib";
+import { inputError } from "../../util/errors.ts";
 import { unwrap } from "../markup.ts";
-import { TextError } from "../text-error.ts";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, onlyRoot } from "./files.ts";
+import { onlyRoot, type Roots } from "./files.ts";
 
 const stringVector = 16;
 const string = 9;
 
 /** One document per character vector: its lines joined to paragraphs. The id is the first line in lower case. */
-export async function* readRdata(spec: ReaderSpec & { kind: "rdata" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readRdata(
+  spec: ReaderSpec & { kind: "rdata" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const file = join(onlyRoot(roots), spec.file);
   for (const object of rdbObjects(await readFile(file), basename(file))) {
     const lines = characterVector(object);
@@ -32,7 +35,7 @@ export function* rdbObjects(bytes: Buffer, file: string): Generator<Buffer> {
       // `info` makes zlib report how much of its input it used.
       result = inflateSync(bytes.subarray(at + 4), { info: true }) as unknown as typeof result;
     } catch (cause) {
-      throw new TextError(`${file}: no zlib stream at byte ${at + 4}`, { cause });
+      throw inputError(`${file}: no zlib stream at byte ${at + 4}`, cause);
     }
     yield result.buffer;
     at += 4 + result.engine.bytesWritten;

@@ -4,10 +4,13 @@
 import { join } from "node:path";
 import { runCommand } from "../command.ts";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, onlyRoot } from "./files.ts";
+import { onlyRoot, type Roots } from "./files.ts";
 
 /** One document per row; the query gives the columns `id` and `text`. */
-export async function* readSqlite(spec: ReaderSpec & { kind: "sqlite" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readSqlite(
+  spec: ReaderSpec & { kind: "sqlite" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const file = join(onlyRoot(roots), spec.file);
   const json = await runCommand("sqlite3", ["-readonly", "-json", file, spec.sql], {
     missing: "this corpus is an SQLite database: install the command with `apt-get install sqlite3`",

@@ -5,13 +5,16 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { inflateSync } from "node:zlib";
+import { inputError } from "../../util/errors.ts";
 import { osisToText } from "../markup.ts";
-import { TextError } from "../text-error.ts";
 import type { Document, ReaderSpec } from "../types.ts";
-import { type Roots, onlyRoot } from "./files.ts";
+import { onlyRoot, type Roots } from "./files.ts";
 
 /** One document per compressed block of the module's two testaments. */
-export async function* readSword(spec: ReaderSpec & { kind: "sword" }, roots: Roots): AsyncGenerator<Document> {
+export async function* readSword(
+  spec: ReaderSpec & { kind: "sword" },
+  roots: Roots,
+): AsyncGenerator<Document> {
   const folder = join(onlyRoot(roots), spec.folder);
   for (const testament of ["ot", "nt"]) {
     const index = await readFile(join(folder, `${testament}.${spec.extension}s`));
@@ -34,7 +37,9 @@ export function swordBlocks(index: Buffer, blocks: Buffer, file: string): string
       continue;
     }
     if (offset + size > blocks.length) {
-      throw new TextError(`${file}: SWORD block ${at / 12} ends at byte ${offset + size}, but the data has ${blocks.length}`);
+      throw inputError(
+        `${file}: SWORD block ${at / 12} ends at byte ${offset + size}, but the data has ${blocks.length}`,
+      );
     }
     texts.push(inflateSync(blocks.subarray(offset, offset + size)).toString("utf8"));
   }
