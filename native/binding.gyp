@@ -20,7 +20,7 @@
     },
     {
       "target_name": "sluice_native",
-      "sources": ["src/addon.cc", "src/memory.cc", "src/pool.cc"],
+      "sources": ["src/addon.cc", "src/memory.cc", "src/pool.cc", "src/select.cc"],
       "dependencies": ["isa_generic"],
       "libraries": ["-lpthread"],
       "conditions": [

@@ -14,6 +14,7 @@
 
 #include "pool.h"
 #include "registry.h"
+#include "select.h"
 
 namespace sluice {
 namespace SLUICE_NS {
@@ -22,9 +23,7 @@ namespace SLUICE_NS {
 #include "gemm_micro.inl"
 #include "gemm_small.inl"
 #include "gemm.inl"
-#if __has_include("linear_topk.inl")
 #include "linear_topk.inl"
-#endif
 #if __has_include("elementwise.inl")
 #include "elementwise.inl"
 #endif
@@ -50,9 +49,7 @@ static void kernel_ping(Pool&, const Args& args) { *args.ptr<int32_t>(0) += stat
 void register_all(Registry& r) {
   r.add("ping", kernel_ping);
   register_gemm(r);
-#if __has_include("linear_topk.inl")
   register_linear_topk(r);
-#endif
 #if __has_include("elementwise.inl")
   register_elementwise(r);
 #endif

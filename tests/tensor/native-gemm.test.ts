@@ -205,3 +205,91 @@ test("matrix times vector, and sums over nothing", { skip }, () => {
     check({ m: 50, n: 7, k: 0, bias: true, accumulate: true }, isa, [1]);
   }
 });
+
+interface TopCase {
+  rows: number;
+  width: number;
+  features: number;
+  k: number;
+  relu?: boolean;
+  x?: Float32Array;
+  w?: Float32Array;
+  bias?: Float32Array;
+}
+
+function topK(c: TopCase & { x: Float32Array; w: Float32Array }, isa: string, threads: number) {
+  const size = c.rows * c.k;
+  return withBuffers([c.x, c.w, c.bias, new Float32Array(size), new Int32Array(size)], (at) => {
+    addon!.args.set([...at, c.rows, c.features, c.width, c.k, c.relu === false ? 0 : 1]);
+    addon!.call(pool(threads), addon!.kernels(isa).linearTopK);
+    return {
+      values: new Float32Array(addon!.read(at[3], size * 4)),
+      indices: new Int32Array(addon!.read(at[4], size * 4)),
+    };
+  });
+}
+
+/** Small integers make every product exact, so values and indices must agree exactly, ties included. */
+function checkTopK(c: TopCase, isa: string, threads: readonly number[]): void {
+  const { rows, width, features, k, relu = true } = c;
+  const integers = (n: number, span: number) => randoms(n).map((v) => Math.round(v * span));
+  const x = c.x ?? integers(rows * width, 6);
+  const w = c.w ?? integers(features * width, 6);
+  const bias = c.bias ?? integers(features, 8);
+  const what = `rows ${rows}, width ${width}, features ${features}, k ${k}, relu ${relu} on ${isa}`;
+  const results = threads.map((t) => topK({ ...c, x, w, bias }, isa, t));
+  for (let i = 1; i < results.length; i++) assert.deepEqual(results[i], results[0], what);
+  const { values, indices } = results[0];
+  for (let r = 0; r < rows; r++) {
+    const pre = Array.from({ length: features }, (_, f) => {
+      let sum = bias[f];
+      for (let d = 0; d < width; d++) sum += x[r * width + d] * w[f * width + d];
+      return relu && sum < 0 ? 0 : sum;
+    });
+    const order = pre.map((_, f) => f).sort((i, j) => pre[j] - pre[i] || i - j);
+    const best = order.slice(0, k);
+    assert.deepEqual([...indices.subarray(r * k, (r + 1) * k)], best, `${what}: indices of row ${r}`);
+    const want = best.map((f) => pre[f] + 0);
+    assert.deepEqual([...values.subarray(r * k, (r + 1) * k)], want, `${what}: values of row ${r}`);
+  }
+}
+
+test("linearTopK takes the k largest, the lower index on ties, for any threads", { skip }, () => {
+  for (const isa of isas) {
+    for (const k of [1, 2, 7, 32, 100]) {
+      checkTopK({ rows: 70, width: 9, features: 1301, k }, isa, [1, 2, 3]);
+      checkTopK({ rows: 35, width: 20, features: 300, k, relu: false }, isa, [1, 2]);
+      for (const rows of [1, 5, 20]) checkTopK({ rows, width: 40, features: 501, k }, isa, [1, 3]);
+    }
+    checkTopK({ rows: 40, width: 400, features: 700, k: 512 }, isa, [1, 2]);
+    checkTopK({ rows: 34, width: 0, features: 10, k: 4 }, isa, [1]);
+  }
+});
+
+test("linearTopK with k = F sorts the row, zeros at the lowest unused indices", { skip }, () => {
+  for (const isa of isas)
+    for (const rows of [2, 50]) checkTopK({ rows, width: 8, features: 37, k: 37 }, isa, [1]);
+  const x = Float32Array.of(1, 1);
+  const w = Float32Array.of(-1, 0, 2, 0, -3, 0);
+  for (const isa of isas) {
+    const { values, indices } = topK({ rows: 1, width: 2, features: 3, k: 3, x, w }, isa, 1);
+    assert.deepEqual([...values], [2, 0, 0]);
+    assert.deepEqual([...indices], [1, 0, 2]);
+  }
+});
+
+test("linearTopK survives thousands of equal values, NaN and infinities", { skip }, () => {
+  for (const isa of isas)
+    for (const rows of [1, 40]) {
+      const features = 3000;
+      const x = new Float32Array(rows * 8).fill(1);
+      const flat = { rows, width: 8, features, k: 5, x, w: new Float32Array(features * 8).fill(1) };
+      checkTopK({ ...flat, bias: new Float32Array(features) }, isa, [1, 2]);
+      checkTopK({ ...flat, bias: new Float32Array(features).fill(-9) }, isa, [1, 2]);
+      const bias = Float32Array.from({ length: features }, (_, f) => f % 7);
+      bias[2000] = Number.NaN;
+      bias[1000] = Number.POSITIVE_INFINITY;
+      const { indices } = topK({ ...flat, bias }, isa, 2);
+      assert.deepEqual([...indices.subarray(0, 5)], [2000, 1000, 6, 13, 20]);
+    }
+});

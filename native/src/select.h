@@ -1,0 +1,22 @@
+/**
+ * Selection of the k best (value, index) pairs: larger values first, the lower index on ties, NaN before all numbers.
+ * A pair is one 64-bit key whose unsigned order is that order. Plain code, shared by all ISAs.
+ */
+#pragma once
+#include <stdint.h>
+
+namespace sluice {
+
+/** Keys of the min(n, k) best pairs, in no order; `keys` has room for n. Returns their number. */
+int64_t select_keys(const float* values, const int32_t* indices, int64_t n, int64_t k, uint64_t* keys);
+
+/** Moves the min(n, k) best keys to the front; returns their number. */
+int64_t select_best(uint64_t* keys, int64_t n, int64_t k);
+
+/** The pair of a key. */
+void split_key(uint64_t key, float* value, int32_t* index);
+
+/** Writes the n <= k keys in order; the rest of k becomes `fill` at the lowest unused indices. Spoils `keys`. */
+void write_best(uint64_t* keys, int64_t n, int64_t k, float fill, float* values, int32_t* indices);
+
+}  // namespace sluice
