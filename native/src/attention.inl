@@ -3,6 +3,7 @@
 // so they share the packed keys. Keys are packed transposed (scores vectorise over keys), values as rows.
 // Threads own (batch, group, range of rows) forwards and (batch, group) backwards; nothing is shared. Tiles start at
 // multiples of kKeys and masked weights are exact zeros, so the bits depend neither on threads nor on the row ranges.
+// Scores carry a factor log2(e), so that weights are powers of two.
 // Bound by arithmetic; decoding (few rows) by memory.
 
 namespace attn {
@@ -10,6 +11,20 @@ namespace attn {
 constexpr int64_t kKeys = 64;                  // keys per tile
 constexpr int64_t kRows = VL == 16 ? 56 : 48;  // rows per tile of the gradient, a multiple of MR
 constexpr float kMasked = -1e30f;              // start of the running maximum
+constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
+
+// 2^x for x <= 0 (up to 126 works), within 2e-7; exactly 0 from -127 down.
+static SLUICE_INLINE vf exp2Neg(vf x) {
+  const vf c = vmax(vset(-127.0f), x), magic = vset(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const vf t = c + magic;
+  const vf r = c - (t - magic);
+  vf y = vfma(vset(1.326472707e-3f), r, vset(9.671512649e-3f));
+  y = vfma(y, r, vset(5.550733744e-2f));
+  y = vfma(y, r, vset(2.402224209e-1f));
+  y = vfma(y, r, vset(6.931469776e-1f));
+  y = vfma(y, r, vset(1.0f));
+  return vfrombits(vbits(y) + (vbits(t) << 23));
+}
 
 struct Problem {
   const float* q;
@@ -165,14 +180,11 @@ static bool apart(const Problem& p, int64_t b, int64_t r0, int64_t r1, int64_t j
 // Replaces what row r must not see by `fill`, in the columns [span.begin, span.end) of tile j0.
 static void mask(const Problem& p, int64_t b, int64_t r, int64_t j0, Span span, bool bySegment, float fill, float* x) {
   const int64_t lo = p.first(b, r) - j0, hi = p.last(r) - j0;
-  if (lo > span.begin || hi < span.end) {
-    const vi from = vseti(int32_t(lo < 0 ? 0 : lo > kKeys ? kKeys : lo));
-    const vi to = vseti(int32_t(hi < 0 ? 0 : hi > kKeys ? kKeys : hi));
-    for (int64_t c = span.begin; c < span.end; c += VL) {
-      const vi at = vlanes() + int32_t(c);
-      vstore(x + c, vselect((at >= from) & (at < to), vload(x + c), vset(fill)));
-    }
-  }
+  for (int64_t c = span.begin; c < lo && c < span.end; c += VL)
+    vstore(x + c, vselect(vlanes() + int32_t(c) < int32_t(lo < kKeys ? lo : kKeys), vset(fill), vload(x + c)));
+  const int64_t edge = hi > 0 ? hi / VL * VL : 0;
+  for (int64_t c = edge > span.begin ? edge : span.begin; c < span.end; c += VL)
+    vstore(x + c, vselect(vlanes() + int32_t(c) < int32_t(hi > 0 ? hi : 0), vload(x + c), vset(fill)));
   if (bySegment) {
     const int32_t* s = p.segments + b * p.T + j0;
     const int64_t id = p.segment(b, r), end = span.end < p.S - j0 ? span.end : p.S - j0;
@@ -186,31 +198,31 @@ static void softcapScores(float* x, Span span, float cap) {
 
 // ---- forward ----
 
-// Scores of one row to weights exp(s - max); updates the running maximum and sum and rescales the row of O.
+// Scores of one row to weights 2^(s - max); updates the running maximum and the VL partial sums, rescales the row of O.
 static SLUICE_INLINE void softmaxRow(float* x, Span span, float* max, float* sum, float* o, int64_t width) {
-  vf m = vset(*max);
-  for (int64_t c = span.begin; c < span.end; c += VL) m = vmax(m, vload(x + c));
+  vf m = vload(x + span.begin);
+  for (int64_t c = span.begin + VL; c < span.end; c += VL) m = vmax(vload(x + c), m);
   const float best = vhmax(m);
+  vf total = vload(sum);
   if (best > *max) {
-    const vf alpha = lm::expNeg(vset(*max - best));
+    const vf alpha = exp2Neg(vset(*max - best));
     for (int64_t d = 0; d < width; d += VL) vstore(o + d, vload(o + d) * alpha);
-    *sum *= alpha[0];
+    total *= alpha;
     *max = best;
   }
-  m = vset(best);
-  vf total = vf{};
+  m = vset(*max);
   for (int64_t c = span.begin; c < span.end; c += VL) {
-    const vf e = lm::expNeg(vload(x + c) - m);
+    const vf e = exp2Neg(vload(x + c) - m);
     vstore(x + c, e);
     total += e;
   }
-  *sum += vhsum(total);
+  vstore(sum, total);
 }
 
 // Floats of scratch for `rows` rows.
 static int64_t forwardFloats(const Problem& p, int64_t rows) {
   const int64_t w = p.width();
-  return rows * (2 * w + 2) + 2 * kKeys * w + MR * kKeys + 64;
+  return rows * (2 * w + 1 + VL) + 2 * kKeys * w + MR * kKeys + 64;
 }
 
 template <class L>
@@ -225,10 +237,10 @@ static void forwardRows(const Problem& p, int64_t b, int64_t g, int64_t r0, int6
   float* max = x + MR * kKeys;
   float* sum = max + rows;
   for (int64_t r = 0; r < rows; r++) {
-    packRow(p.q + p.at(b, g, r0 + r), p.D, w, p.scale, q + r * w);
+    packRow(p.q + p.at(b, g, r0 + r), p.D, w, p.scale * kLog2e, q + r * w);
     max[r] = kMasked;
-    sum[r] = 0;
   }
+  memset(sum, 0, size_t(rows * VL) * sizeof(float));
   memset(o, 0, size_t(rows * w) * sizeof(float));
 
   const int64_t begin = p.first(b, r0), end = p.last(r1 - 1);
@@ -245,9 +257,9 @@ static void forwardRows(const Problem& p, int64_t b, int64_t g, int64_t r0, int6
       panel<false>(n, span.end - span.begin, p.D, q + r * w, w, kt + span.begin, kKeys, x + span.begin, kKeys, false);
       for (int64_t i = 0; i < n; i++) {
         float* s = x + i * kKeys;
-        if (p.softcap > 0) softcapScores(s, span, p.softcap);
+        if (p.softcap > 0) softcapScores(s, span, p.softcap * kLog2e);
         mask(p, b, r0 + r + i, j0, span, !same, -INFINITY, s);
-        softmaxRow(s, span, max + r + i, sum + r + i, o + (r + i) * w, w);
+        softmaxRow(s, span, max + r + i, sum + (r + i) * VL, o + (r + i) * w, w);
       }
       const int64_t depth = (span.end < count ? span.end : count) - span.begin;
       panel<false>(n, w, depth, x + span.begin, kKeys, vr + span.begin * w, w, o + r * w, w, true);
@@ -255,10 +267,10 @@ static void forwardRows(const Problem& p, int64_t b, int64_t g, int64_t r0, int6
   }
 
   for (int64_t r = 0; r < rows; r++) {
-    const float inv = sum[r] > 0 ? 1.0f / sum[r] : 0;
+    const float total = vhsum(vload(sum + r * VL)), inv = total == 0 ? 0 : 1.0f / total;
     float* to = out + p.at(b, g, r0 + r);
     for (int64_t d = 0; d < p.D; d++) to[d] = o[r * w + d] * inv;
-    if (lse) lse[p.lseAt(b, g, r0 + r)] = sum[r] > 0 ? max[r] + logf(sum[r]) : -INFINITY;
+    if (lse) lse[p.lseAt(b, g, r0 + r)] = total == 0 ? -INFINITY : max[r] * kLn2 + logf(total);
   }
 }
 
@@ -284,12 +296,12 @@ static void forward(Pool& pool, const Problem& p, float* out, float* lse) {
 }
 
 // ---- gradient ----
-// P = exp(S - lse); dV = P' dO; dS = P (dO V' - delta), delta = dO . O; dQ = scale dS K; dK = dS' (scale Q).
+// P = 2^(S - lse); dV = P' dO; dS = P (dO V' - delta), delta = dO . O; dQ = scale dS K; dK = dS' (scale Q).
 
 // Weights and dS of one row of a tile: x holds scores and becomes P, y holds dO V' and becomes dS.
 static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_t j0, Span span, bool bySegment,
                                   float lse, float delta, float* x, float* y) {
-  const float cap = p.softcap;
+  const float cap = p.softcap * kLog2e;
   if (cap > 0) softcapScores(x, span, cap);
   mask(p, b, r, j0, span, bySegment, -INFINITY, x);
   // A row that sees nothing has lse = -inf; its scores are all masked.
@@ -299,7 +311,7 @@ static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_
     vstore(y + c, vf{});
   }
   for (int64_t c = span.begin; c < span.end; c += VL) {
-    const vf s = vload(x + c), e = lm::expNeg(s - shift);
+    const vf s = vload(x + c), e = exp2Neg(s - shift);
     vf ds = e * (vload(y + c) - dv);
     if (cap > 0) {
       const vf u = s * (1.0f / cap);
@@ -340,9 +352,9 @@ static void gradGroup(const Problem& p, const Grads& t, int64_t b, int64_t g, fl
   float* delta = lse + rows;
   for (int64_t r = 0; r < rows; r++) {
     const int64_t at = p.at(b, g, r);
-    packRow(p.q + at, p.D, w, p.scale, q + r * w);
+    packRow(p.q + at, p.D, w, p.scale * kLog2e, q + r * w);
     packRow(t.dout + at, p.D, w, 1.0f, dO + r * w);
-    lse[r] = t.lse[p.lseAt(b, g, r)];
+    lse[r] = t.lse[p.lseAt(b, g, r)] * kLog2e;
     delta[r] = lm::dot(t.dout + at, t.out + at, p.D);
   }
   memset(dq, 0, size_t(rows * w) * sizeof(float));
@@ -392,7 +404,7 @@ static void gradGroup(const Problem& p, const Grads& t, int64_t b, int64_t g, fl
     }
     for (int64_t j = 0; j < count; j++) {
       const int64_t at = p.keyAt(b, g, j0 + j);
-      memcpy(t.dk + at, dk + j * w, size_t(p.D) * sizeof(float));
+      packRow(dk + j * w, p.D, p.D, kLn2, t.dk + at);
       memcpy(t.dv + at, dv + j * w, size_t(p.D) * sizeof(float));
     }
   }

@@ -49,6 +49,10 @@ function assertClose(actual: Values, expected: Values, tolerance: number, what: 
   }
 }
 
+function assertAllClose(actual: Values[], expected: Values[], tolerance: number, what: string): void {
+  for (const [i, e] of expected.entries()) assertClose(actual[i], e, tolerance, `output ${i}, ${what}`);
+}
+
 type Kernels = ReturnType<typeof lmKernels> & ReturnType<typeof attentionKernels>;
 
 /** Runs `f` with every instruction set and 1, 2 and 3 threads, checks that threads change no bit, returns the results. */
@@ -61,9 +65,8 @@ function onAll(
       f({ ...lmKernels(addon, pool, isa), ...attentionKernels(addon, pool, isa) }).map(read),
     );
     for (const run of runs.slice(1))
-      run.forEach((r, i) =>
-        assert.deepEqual(new Uint8Array(r.buffer), new Uint8Array(runs[0][i].buffer), `threads, ${isa}`),
-      );
+      for (const [i, r] of run.entries())
+        assert.deepEqual(new Uint8Array(r.buffer), new Uint8Array(runs[0][i].buffer), `threads, ${isa}`);
     check(runs[0], isa);
   }
 }
@@ -143,10 +146,7 @@ describe("native language-model kernels", () => {
           k.softmaxCrossEntropyGrad([dloss, logits, targets, out[1]], [out[2]]);
           return out;
         },
-        (out, isa) =>
-          [loss, lse, grad].forEach((e, i) =>
-            assertClose(out[i], e, 2e-6, `${["loss", "lse", "grad"][i]} ${isa}`),
-          ),
+        (out, isa) => assertAllClose(out, [loss, lse, grad], 2e-6, isa),
       );
     }
   });
@@ -194,7 +194,7 @@ describe("native language-model kernels", () => {
           k.rmsNormGrad([dy, x, w, out[1]], out.slice(2), { offset });
           return out;
         },
-        (out, isa) => [y, rstd, dx, dw].forEach((e, i) => assertClose(out[i], e, 1e-5, `output ${i} ${isa}`)),
+        (out, isa) => assertAllClose(out, [y, rstd, dx, dw], 1e-5, isa),
       );
     }
   });
@@ -256,7 +256,7 @@ describe("native language-model kernels", () => {
           k.swigluGrad([d, g, u], out.slice(1));
           return out;
         },
-        (out, isa) => [y, dgate, dup].forEach((e, i) => assertClose(out[i], e, 2e-6, `output ${i} ${isa}`)),
+        (out, isa) => assertAllClose(out, [y, dgate, dup], 2e-6, isa),
       );
     }
   });
@@ -355,10 +355,7 @@ function checkAttention(c: Case): void {
       kernels.attentionGrad([g, ...inputs, out, lse, ...segments], grads, attrs);
       return [out, lse, ...grads];
     },
-    (results, isa) =>
-      (["out", "lse", "dq", "dk", "dv"] as const).forEach((name, i) =>
-        assertClose(results[i], expected[name], 1e-5, `${name} of ${JSON.stringify(c)} ${isa}`),
-      ),
+    (results, isa) => assertAllClose(results, Object.values(expected), 1e-5, `${JSON.stringify(c)} ${isa}`),
   );
 }
 
