@@ -8,7 +8,7 @@
 
 namespace attn {
 
-constexpr int64_t kKeys = 64;                  // keys per tile
+constexpr int64_t kKeys = 128;                  // keys per tile
 constexpr int64_t kRows = VL == 16 ? 56 : 48;  // rows per tile of the gradient, a multiple of MR
 constexpr float kMasked = -1e30f;              // start of the running maximum
 constexpr float kLog2e = 1.44269504f, kLn2 = 0.693147181f;
