@@ -42,7 +42,7 @@ export async function writeAtomic(target: string, data: Bytes | Writer): Promise
     await fs.promises.rename(temp, target);
     syncFolder(path.dirname(target));
   } catch (cause) {
-    fs.rmSync(temp, { force: true });
+    discard(temp);
     throw ioError(`write ${target}`, cause);
   }
 }
@@ -64,8 +64,17 @@ export function writeAtomicSync(target: string, data: Bytes | SyncWriter): void 
     fs.renameSync(temp, target);
     syncFolder(path.dirname(target));
   } catch (cause) {
-    fs.rmSync(temp, { force: true });
+    discard(temp);
     throw ioError(`write ${target}`, cause);
+  }
+}
+
+/** Removes what was half written; the error that led here is the one to report. */
+function discard(temp: string): void {
+  try {
+    fs.rmSync(temp, { force: true });
+  } catch {
+    return;
   }
 }
 
@@ -133,7 +142,8 @@ export function openJsonLines(file: string, { keep }: { keep?: (record: never) =
   let handle: number;
   try {
     fs.mkdirSync(path.dirname(file), { recursive: true });
-    if (fs.existsSync(file)) fs.truncateSync(file, wholeLength(file, keep));
+    if (fs.statSync(file, { throwIfNoEntry: false })?.isFile())
+      fs.truncateSync(file, wholeLength(file, keep));
     handle = fs.openSync(file, "a");
   } catch (cause) {
     throw ioError(`open ${file}`, cause);
