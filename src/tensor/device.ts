@@ -108,7 +108,10 @@ export class Device {
     }
   }
 
-  /** Runs `fn` and frees every tensor it made, except those that it returns (inside objects, arrays or maps too). */
+  /**
+   * Runs `fn` and frees every tensor it made, except those that it returns (inside objects, arrays or maps too).
+   * While a gradient is being taken they are handed to the scope around instead, as the way back may need them.
+   */
   scope<T>(fn: () => T): T {
     const scope = new Set<Tensor>();
     this.#scopes.push(scope);
@@ -124,7 +127,7 @@ export class Device {
       this.#scopes.pop();
       const parent = this.#scopes.at(-1);
       for (const t of scope) {
-        if (survivors.has(t)) parent?.add(t);
+        if (survivors.has(t) || (this.#tape && parent)) parent?.add(t);
         else t.dispose();
       }
     }
@@ -158,6 +161,9 @@ export class Device {
         value = fn();
       } finally {
         this.#tape = undefined;
+      }
+      if (value instanceof Promise) {
+        throw new Error("valueAndGrad: the function is async; what it does after an await is not recorded");
       }
       const loss = value instanceof Tensor ? value : value.loss;
       if (loss.size !== 1) {

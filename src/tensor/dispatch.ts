@@ -10,21 +10,49 @@ import { cast, contiguous } from "./views.ts";
 /** Runs `op` on tensors of one device. `device` is needed only when there are no inputs. */
 export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, device?: Device): Tensor[] {
   const home = device ?? deviceOf(op.name, inputs);
+  checkTypes(op, inputs);
   const types = op.infer(inputs, attrs);
   const kernel = (home.backend.kernels as Readonly<Record<string, Kernel<A> | undefined>>)[op.name];
   if (!kernel) {
     if (!op.decompose)
       throw new Error(`${op.name}: the ${home.name} backend has no kernel for this primitive`);
-    return op.decompose(inputs, attrs);
+    const { decompose } = op;
+    return home.scope(() => decompose(inputs, attrs));
   }
-  const outputs = types.map((t) => home.empty(t.shape, t.dtype));
+  for (const i of op.mutates ?? []) {
+    if (home.tape?.tracks(inputs[i])) {
+      throw new Error(
+        `${op.name}: input ${i}, ${describe(inputs[i])}, takes part in the gradient being taken and cannot be overwritten`,
+      );
+    }
+  }
   const ready = inputs.map((t, i) => prepare(op, t, i));
-  kernel(ready, outputs, attrs);
-  ready.forEach((t, i) => {
-    if (t !== inputs[i]) t.dispose();
-  });
+  const outputs = types.map((t) => home.empty(t.shape, t.dtype));
+  try {
+    kernel(ready, outputs, attrs);
+  } catch (error) {
+    for (const t of outputs) t.dispose();
+    throw error;
+  } finally {
+    ready.forEach((t, i) => {
+      if (t !== inputs[i]) t.dispose();
+    });
+  }
   if (op.vjp) record(home, op, op.vjp, inputs, outputs, attrs);
   return outputs;
+}
+
+/** Indices must be i32 and numbers floats: a kernel would misread the bits. */
+function checkTypes<A>(op: Op<A>, inputs: readonly Tensor[]): void {
+  if (op.anyType) return;
+  for (let i = 0; i < inputs.length; i++) {
+    const whole = inputs[i].dtype === "i32";
+    if (whole !== (op.ints?.includes(i) ?? false)) {
+      throw new Error(
+        `${op.name}: input ${i} is ${describe(inputs[i])}, expected ${whole ? "floats" : "i32"}; cast() it first`,
+      );
+    }
+  }
 }
 
 function record<A>(

@@ -50,6 +50,10 @@ export interface Op<A> {
   ref(inputs: readonly Dense[], outputs: readonly Dense[], attrs: A): void;
   /** Inputs written in place. Such an op is never recorded on a tape. */
   readonly mutates?: readonly number[];
+  /** Positions of the inputs that must be i32. The others must be floats, unless `anyType`. */
+  readonly ints?: readonly number[];
+  /** Moves elements without looking at them: every dtype goes. */
+  readonly anyType?: boolean;
   /** Whether kernels take this input as it is; the default is contiguous f32 or i32. Others are copied first. */
   accepts?(input: Layout, index: number): boolean;
   /** Gradients of the inputs, in order; undefined for none. */

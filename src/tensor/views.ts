@@ -68,6 +68,9 @@ export function transpose(x: Tensor): Tensor {
 
 /** Elements from `starts` (inclusive) on, `sizes` of them along each axis. */
 export function slice(x: Tensor, starts: readonly number[], sizes: readonly number[]): Tensor {
+  if (starts.length !== x.rank || sizes.length !== x.rank) {
+    throw new Error(`slice: [${starts}] + [${sizes}] must name every axis of ${describe(x)}`);
+  }
   for (let a = 0; a < x.rank; a++) {
     if (!(starts[a] >= 0 && sizes[a] >= 0 && starts[a] + sizes[a] <= x.shape[a])) {
       throw new Error(`slice: [${starts}] + [${sizes}] leaves ${describe(x)} on axis ${a}`);

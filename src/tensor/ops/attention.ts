@@ -184,6 +184,7 @@ const cases = [
 /** softmax(mask(scale · q kᵀ)) v -> out [B, T, H, Dh], and lse [B, H, T], the log-sum-exp of each row of scores. */
 export const attentionOp = fused<AttentionAttrs>({
   name: "attention",
+  ints: [3],
   infer: ([q, k, v, segments]) => {
     const { B, T, H, S } = sizes("attention", q, k, v);
     if (segments && (S !== T || segments.shape[0] !== B || segments.shape[1] !== T)) {
@@ -248,6 +249,7 @@ function attentionVjp({
  */
 export const attentionGradOp = fused<AttentionAttrs>({
   name: "attentionGrad",
+  ints: [6],
   infer: ([, q, k, v]) => [q, k, v].map((t) => ({ dtype: "f32" as const, shape: t.shape })),
   ref: ([g, q, k, v, out, lse, segments], [dq, dk, dv], attrs) => {
     const [, T, H, Dh] = q.shape;
@@ -326,6 +328,7 @@ export interface CachedAttrs {
  */
 export const attentionCachedOp = fused<CachedAttrs>({
   name: "attentionCached",
+  ints: [3],
   infer: ([q, k, v, starts], { length }) => {
     const P = k.shape[1];
     sizes(

@@ -2,6 +2,7 @@
  * Elementwise ops. Binary ones broadcast as NumPy does: the functions expand their inputs by views, so that the op
  * itself always sees equal shapes (with strides of 0) and the tape sums the gradient back.
  */
+import type { Device } from "../device.ts";
 import { dispatch } from "../dispatch.ts";
 import { type Layout, type OpCase, type PrimitiveOp, primitive } from "../op.ts";
 import { Tensor } from "../tensor.ts";
@@ -92,7 +93,7 @@ export const sigmoidOp = unary(
 /** NaN passes through; the gradient at 0 is 0. */
 export const reluOp = unary(
   "relu",
-  (x) => (x < 0 ? 0 : x),
+  (x) => Math.max(x, 0),
   (g, _x, y) => mul(g, greater(y, 0)),
   "spread",
 );
@@ -186,14 +187,26 @@ export const whereOp: PrimitiveOp<None> = primitive<None>({
 
 export type Operand = Tensor | number;
 
+function sameShape(a: TensorType, b: TensorType): boolean {
+  return a.shape.length === b.shape.length && a.shape.every((d, i) => d === b.shape[i]);
+}
+
+function homeOf(name: string, a: Operand, b: Operand): Device {
+  if (a instanceof Tensor) return a.device;
+  if (b instanceof Tensor) return b.device;
+  throw new Error(`${name}: two numbers and no tensor`);
+}
+
 /** Both operands as tensors of their common shape (NumPy's rule). */
 function pair(name: string, a: Operand, b: Operand): [Tensor, Tensor] {
-  const home = a instanceof Tensor ? a.device : b instanceof Tensor ? b.device : undefined;
-  if (!home) throw new Error(`${name}: two numbers and no tensor`);
+  const home = homeOf(name, a, b);
   const [x, y] = [a, b].map((t) => (t instanceof Tensor ? t : home.full([], t)));
   const shape = broadcast(name, x, y);
-  const same = (t: Tensor) => t.rank === shape.length && t.shape.every((d, i) => d === shape[i]);
-  return [same(x) ? x : expand(x, shape), same(y) ? y : expand(y, shape)];
+  return [repeat(x, shape), repeat(y, shape)];
+}
+
+function repeat(x: Tensor, shape: Shape): Tensor {
+  return sameShape(x, { dtype: x.dtype, shape }) ? x : expand(x, shape);
 }
 
 /** The common shape of two tensors, or an error that shows both. */
@@ -210,7 +223,10 @@ export function broadcast(name: string, a: TensorType, b: TensorType): number[] 
 }
 
 const one = (op: Unary) => (x: Tensor) => dispatch(op, [x], {})[0];
-const two = (op: PrimitiveOp<None>) => (a: Operand, b: Operand) => dispatch(op, pair(op.name, a, b), {})[0];
+const two = (op: PrimitiveOp<None>) => (a: Operand, b: Operand) =>
+  a instanceof Tensor && b instanceof Tensor && sameShape(a, b)
+    ? dispatch(op, [a, b], {})[0]
+    : homeOf(op.name, a, b).scope(() => dispatch(op, pair(op.name, a, b), {})[0]);
 
 export const neg = one(negOp);
 export const exp = one(expOp);
@@ -237,11 +253,13 @@ export const equal = two(equalOp);
 
 /** `a` where `cond` is not 0, else `b`; all three broadcast. */
 export function where(cond: Tensor, a: Operand, b: Operand): Tensor {
-  const [x, y] = pair("where", a instanceof Tensor || b instanceof Tensor ? a : cond.device.full([], a), b);
-  const shape = broadcast("where", cond, { dtype: "f32", shape: broadcast("where", x, y) });
-  return dispatch(
-    whereOp,
-    [cond, x, y].map((t) => expand(t, shape)),
-    {},
-  )[0];
+  return cond.device.scope(() => {
+    const [x, y] = pair("where", a instanceof Tensor || b instanceof Tensor ? a : cond.device.full([], a), b);
+    const shape = broadcast("where", cond, x);
+    return dispatch(
+      whereOp,
+      [cond, x, y].map((t) => repeat(t, shape)),
+      {},
+    )[0];
+  });
 }

@@ -4,7 +4,7 @@
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { describe, rowMajor, sizeOf, type TensorType } from "../types.ts";
+import { describe, isContiguous, sizeOf, type TensorType } from "../types.ts";
 import { reshape } from "../views.ts";
 
 type None = Record<string, never>;
@@ -21,13 +21,14 @@ function matrix(name: string, x: TensorType): void {
 /** table [N, ...], indices [...] -> [..., ...]: whole rows, e.g. embeddings. The table may be f16 or bf16. */
 export const gatherRowsOp = primitive<None>({
   name: "gatherRows",
+  ints: [1],
   infer: ([table, indices]) => {
     if (!table.shape.length || indices.dtype !== "i32") {
       throw new Error(`gatherRows: rows of ${describe(table)} by ${describe(indices)}; indices must be i32`);
     }
     return [{ dtype: "f32", shape: [...indices.shape, ...table.shape.slice(1)] }];
   },
-  accepts: (x) => x.shape.every((d, i) => d === 1 || x.strides[i] === rowMajor(x.shape)[i]),
+  accepts: (x) => isContiguous(x.shape, x.strides),
   ref: ([table, indices], [y]) => {
     const width = sizeOf(table.shape.slice(1));
     for (let i = 0; i < indices.data.length; i++) {
@@ -54,6 +55,7 @@ export const gatherRowsOp = primitive<None>({
 /** src [M, D], indices [M] -> [rows, D]: rows of equal index are summed in the order of M. */
 export const scatterAddRowsOp = primitive<{ rows: number }>({
   name: "scatterAddRows",
+  ints: [1],
   infer: ([src, indices], { rows }) => {
     matrix("scatterAddRows", src);
     if (indices.shape.length !== 1 || indices.shape[0] !== src.shape[0] || indices.dtype !== "i32") {
@@ -81,6 +83,7 @@ export const scatterAddRowsOp = primitive<{ rows: number }>({
 /** x [R, n], indices [R, k] -> [R, k] */
 export const takeLastOp = primitive<None>({
   name: "takeLast",
+  ints: [1],
   infer: ([x, indices]) => {
     matrix("takeLast", x);
     matrix("takeLast", indices);
@@ -106,6 +109,7 @@ export const takeLastOp = primitive<None>({
 /** values [R, k], indices [R, k] -> [R, n]: adds into zeros. */
 export const scatterLastOp = primitive<{ n: number }>({
   name: "scatterLast",
+  ints: [1],
   infer: ([values, indices], { n }) => {
     matrix("scatterLast", values);
     if (values.shape.some((d, i) => d !== indices.shape[i])) {

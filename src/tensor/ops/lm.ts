@@ -174,6 +174,7 @@ export const rmsNormGradOp = fused<{ offset: number }>({
  */
 export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>({
   name: "rope",
+  ints: [3],
   infer: ([x, cosTable, sinTable, positions]) => {
     const half = cosTable.shape[1];
     const fits =
@@ -289,6 +290,7 @@ export const swigluGradOp = fused<None>({
  */
 export const softmaxCrossEntropyOp = fused<None>({
   name: "softmaxCrossEntropy",
+  ints: [1],
   infer: ([logits, targets]) => {
     const [n] = logits.shape;
     if (
@@ -335,6 +337,7 @@ export const softmaxCrossEntropyOp = fused<None>({
 /** dlogits = dloss (softmax - onehot); rows with a negative target get 0. */
 export const softmaxCrossEntropyGradOp = fused<None>({
   name: "softmaxCrossEntropyGrad",
+  ints: [2],
   infer: ([, logits]) => [f32(logits.shape)],
   ref: ([g, logits, targets, lse], [d]) =>
     eachRow(logits, (row, at) => {

@@ -2,9 +2,9 @@
  * Ops that move numbers without changing them: copies, conversion, joining, and the reverse of a slice.
  */
 import { dispatch } from "../dispatch.ts";
-import { primitive } from "../op.ts";
+import { type Layout, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Dense, type DType, describe, rowMajor, type Shape, sizeOf } from "../types.ts";
+import { type Dense, type DType, describe, isContiguous, rowMajor, type Shape, sizeOf } from "../types.ts";
 import { cast, expand, reshape, slice } from "../views.ts";
 import { sum } from "./reduce.ts";
 
@@ -13,6 +13,7 @@ type None = Record<string, never>;
 /** Row-major copy of a strided tensor, any dtype. */
 export const contiguousOp = primitive<None>({
   name: "contiguous",
+  anyType: true,
   infer: ([x]) => [{ dtype: x.dtype, shape: x.shape }],
   accepts: () => true,
   ref: ([x], [y]) => y.data.set(x.data),
@@ -26,8 +27,9 @@ export const contiguousOp = primitive<None>({
 /** Conversion between storage types; f16 and bf16 round to nearest even, floats truncate to i32. */
 export const castOp = primitive<{ dtype: DType }>({
   name: "cast",
+  anyType: true,
   infer: ([x], { dtype }) => [{ dtype, shape: x.shape }],
-  accepts: (x) => sizeOf(x.shape) === 0 || isDense(x),
+  accepts: isDense,
   ref: ([x], [y]) => y.data.set(x.data),
   vjp: ({ inputs: [x], grads: [g] }) => [g && (x.dtype === "i32" ? undefined : cast(g, "f32"))],
   cases: [
@@ -36,14 +38,14 @@ export const castOp = primitive<{ dtype: DType }>({
   ],
 });
 
-function isDense(x: { shape: Shape; strides: readonly number[] }): boolean {
-  const expected = rowMajor(x.shape);
-  return x.shape.every((d, i) => d === 1 || x.strides[i] === expected[i]);
+function isDense(x: Layout): boolean {
+  return sizeOf(x.shape) === 0 || isContiguous(x.shape, x.strides);
 }
 
 /** Joins tensors along `axis`; the other extents must agree. */
 export const concatOp = primitive<{ axis: number }>({
   name: "concat",
+  anyType: true,
   infer: (xs, { axis }) => {
     const [first] = xs;
     for (const x of xs) {
@@ -55,6 +57,7 @@ export const concatOp = primitive<{ axis: number }>({
     const extent = xs.reduce((n, x) => n + x.shape[axis], 0);
     return [{ dtype: first.dtype, shape: first.shape.map((d, a) => (a === axis ? extent : d)) }];
   },
+  accepts: isDense,
   ref: (xs, [y], { axis }) => {
     const inner = sizeOf(y.shape.slice(axis + 1));
     const outer = sizeOf(y.shape.slice(0, axis));
@@ -104,6 +107,7 @@ export const unsliceOp = primitive<{ shape: Shape; starts: readonly number[] }>(
 /** Writes `src` into `dst` at `starts`, in place; equal dtypes. Used for key-value caches. */
 export const assignOp = primitive<{ starts: readonly number[] }>({
   name: "assign",
+  anyType: true,
   mutates: [0],
   infer: ([dst, src], { starts }) => {
     const fits =
@@ -113,7 +117,7 @@ export const assignOp = primitive<{ starts: readonly number[] }>({
     if (!fits) throw new Error(`assign: ${describe(src)} at [${starts}] does not fit into ${describe(dst)}`);
     return [];
   },
-  accepts: (x) => isDense(x),
+  accepts: isDense,
   ref: ([dst, src], _, { starts }) => writeWindow(dst, src, starts),
   cases: [{ inputs: [{ shape: [4, 3] }, { shape: [2, 2] }], attrs: { starts: [1, 1] } }],
 });

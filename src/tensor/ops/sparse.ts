@@ -6,11 +6,12 @@ import { dispatch } from "../dispatch.ts";
 import { fused, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
-import { expand, reshape, slice, transpose } from "../views.ts";
+import { expand, reshape, transpose } from "../views.ts";
 import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
 import { gatherRows, scatterAddRows, topk } from "./gather.ts";
 import { matmul } from "./matmul.ts";
 import { mean, sum } from "./reduce.ts";
+import { concat } from "./shape.ts";
 
 type None = Record<string, never>;
 const f32 = (shape: readonly number[]): TensorType => ({ dtype: "f32", shape });
@@ -99,6 +100,7 @@ export const linearTopKOp = fused<{ k: number }>({
 /** Σ_k values[b, k] · w[indices[b, k]] + bias: [B, D]. A feature named twice counts twice. */
 export const sparseDecodeOp = fused<None>({
   name: "sparseDecode",
+  ints: [1],
   infer: ([values, indices, w, bias]) => {
     const [B] = requireCodes("sparseDecode", values, indices);
     requireMatrix("sparseDecode", "w", w);
@@ -148,6 +150,7 @@ function codes(B: number, K: number, F: number, ...rest: { shape: number[]; cons
 /** x[b] · w[indices[b, k]]: [B, K]. */
 export const sparseDotOp = fused<None>({
   name: "sparseDot",
+  ints: [2],
   infer: ([x, w, indices]) => {
     requireMatrix("sparseDot", "x", x);
     requireMatrix("sparseDot", "w", w, undefined, x.shape[1]);
@@ -192,6 +195,7 @@ export const sparseDotOp = fused<None>({
 /** out[f] = Σ over (b, k) with indices[b, k] = f of values[b, k] · x[b]: [rows, D], summed in the order of b. */
 export const sparseOuterOp = fused<{ rows: number }>({
   name: "sparseOuter",
+  ints: [1],
   infer: ([values, indices, x], { rows }) => {
     const [B] = requireCodes("sparseOuter", values, indices);
     requireMatrix("sparseOuter", "x", x, B);
@@ -228,6 +232,7 @@ export const sparseOuterOp = fused<{ rows: number }>({
 /** out[f] = Σ of values whose index is f: [rows]. */
 export const sparseSumOp = fused<{ rows: number }>({
   name: "sparseSum",
+  ints: [1],
   infer: ([values, indices], { rows }) => {
     requireCodes("sparseSum", values, indices);
     return [f32([rows])];
@@ -251,6 +256,7 @@ export const sparseSumOp = fused<{ rows: number }>({
  */
 export const sparseDecodeLossOp = fused<None>({
   name: "sparseDecodeLoss",
+  ints: [1],
   infer: ([values, indices, w, bias, target]) => {
     const [B] = requireCodes("sparseDecodeLoss", values, indices);
     requireMatrix("sparseDecodeLoss", "target", target, B, w.shape[1]);
@@ -293,6 +299,7 @@ export const sparseDecodeLossOp = fused<None>({
  */
 export const sparseOuterPairOp = fused<{ rows: number }>({
   name: "sparseOuterPair",
+  ints: [4],
   infer: ([valuesA, xA, valuesB, xB, indices], { rows }) => {
     const [B] = requireCodes("sparseOuterPair", valuesA, indices);
     requireCodes("sparseOuterPair", valuesB, indices);
@@ -314,10 +321,10 @@ export const sparseOuterPairOp = fused<{ rows: number }>({
     const outA = sparseOuter(valuesA, indices, xA, rows);
     const outB = sparseOuter(valuesB, indices, xB, rows);
     const sumB = sparseSum(valuesB, indices, rows);
-    const squares = outA.device.zeros([3]);
-    [outA, outB, sumB].forEach((t, i) => {
-      writeAt(squares, reshape(sum(square(t)), [1]), i);
-    });
+    const squares = concat(
+      [outA, outB, sumB].map((t) => reshape(sum(square(t)), [1])),
+      0,
+    );
     return [outA, outB, sumB, squares];
   },
   cases: [
@@ -337,6 +344,7 @@ export const sparseOuterPairOp = fused<{ rows: number }>({
 /** Adds `tokens` to every counter and clears those of features that fired (value > 0). lastFired i32 [F], in place. */
 export const markFiredOp = primitive<{ tokens: number }>({
   name: "markFired",
+  ints: [0, 2],
   mutates: [0],
   infer: ([lastFired, values, indices]) => {
     requireCodes("markFired", values, indices);
@@ -361,11 +369,6 @@ export const markFiredOp = primitive<{ tokens: number }>({
     },
   ],
 });
-
-function writeAt(dst: Tensor, src: Tensor, at: number): void {
-  const whole = slice(dst, [at], [1]);
-  dst.device.backend.kernels.contiguous([src], [whole], {});
-}
 
 /** See `linearTopKOp`: the k largest of relu(x wᵀ + bias) by row, values descending, indices i32. */
 export function linearTopK(

@@ -45,7 +45,7 @@ export function refBackend({ keepF64 = false }: RefOptions = {}): Backend {
       const ins = inputs.map(load);
       const outs = outputs.map((t) => blank(t));
       op.ref(ins, outs, attrs);
-      outs.forEach((dense, i) => store(dense, outputs[i]));
+      for (const [i, dense] of outs.entries()) store(dense, outputs[i]);
       for (const i of op.mutates ?? []) store(ins[i], inputs[i]);
     };
 
