@@ -72,9 +72,11 @@ export class FastBpe {
 
   #section(text: string): void {
     const words = this.#words;
-    words.lastIndex = 0;
-    for (let match = words.exec(text); match; match = words.exec(text)) {
-      const word = match[0];
+    // The words follow one another without gaps, so their ends are all that is needed.
+    for (let start = 0; start < text.length; start = words.lastIndex) {
+      words.lastIndex = start;
+      words.test(text);
+      const word = text.slice(start, words.lastIndex);
       let ids = this.#cache.get(word);
       if (!ids) {
         ids = this.#mergeWord(this.#encoder.encode(word));

@@ -132,7 +132,7 @@ export function podToText(pod: string): string {
   text = text.replace(/^=(?:head[1-6]|item)[ \t]*/gm, "");
   for (let depth = 0; depth < 4; depth++) {
     text = text.replace(
-      /\b[BCFIXSZ](?:<<+\s([^<>]*?)\s>>+|<([^<>]*)>)/g,
+      /\b[BCFIXSZ](?:<<+\s([^<]*?)\s>>+|<([^<>]*)>)/g,
       (_, a?: string, b?: string) => a ?? b ?? "",
     );
     text = text.replace(
