@@ -1,7 +1,7 @@
 /**
  * Arrays as files hold them: a dtype, a shape and little-endian bytes; conversions to and from the types that compute.
  */
-import { inputError, usageError } from "../util/index.ts";
+import { decodeBf16, decodeF16, encodeBf16, encodeF16, inputError, usageError } from "../util/index.ts";
 
 /** Bytes per element of every dtype that files may hold. */
 export const FILE_ITEM_SIZE = {
@@ -72,84 +72,15 @@ export function bytesOf(view: ArrayBufferView): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
-const word = new Uint32Array(1);
-const real = new Float32Array(word.buffer);
-
-/** f32 to the 16 bits of an IEEE half, round to nearest, ties to even; overflow gives infinity. */
-export function halfFromFloat(value: number): number {
-  real[0] = value;
-  return halfBits(word[0]);
-}
-
-function halfBits(x: number): number {
-  const sign = (x >>> 16) & 0x8000;
-  const abs = x & 0x7fffffff;
-  if (abs > 0x7f800000) return sign | 0x7e00;
-  if (abs >= 0x477ff000) return sign | 0x7c00;
-  if (abs >= 0x38800000) return sign | ((abs - 0x38000000 + 0xfff + ((abs >>> 13) & 1)) >>> 13);
-  if (abs <= 0x33000000) return sign;
-  const shift = 126 - (abs >>> 23);
-  const mantissa = (abs & 0x7fffff) | 0x800000;
-  const half = mantissa >>> shift;
-  const rest = mantissa & ((1 << shift) - 1);
-  const tie = 1 << (shift - 1);
-  return sign | (half + (rest > tie || (rest === tie && (half & 1) === 1) ? 1 : 0));
-}
-
-function bfloatBits(x: number): number {
-  if ((x & 0x7fffffff) > 0x7f800000) return (x >>> 16) | 0x40;
-  return (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
-}
-
-/** f32 to the 16 bits of a bfloat16, round to nearest, ties to even. */
-export function bfloatFromFloat(value: number): number {
-  real[0] = value;
-  return bfloatBits(word[0]);
-}
-
-let halfTable: Float32Array | undefined;
-
-/** All 65,536 halves as f32, made on first use (256 kB). */
-function halves(): Float32Array {
-  if (halfTable) return halfTable;
-  const table = new Float32Array(65536);
-  for (let h = 0; h < 65536; h++) {
-    const exponent = (h >>> 10) & 31;
-    const mantissa = h & 1023;
-    let value: number;
-    if (exponent === 31) value = mantissa ? Number.NaN : Infinity;
-    else if (exponent === 0) value = mantissa * 2 ** -24;
-    else value = (1 + mantissa / 1024) * 2 ** (exponent - 15);
-    table[h] = h & 0x8000 ? -value : value;
-  }
-  halfTable = table;
-  return table;
-}
-
-/** The 16 bits of an IEEE half as a number. */
-export function floatFromHalf(bits: number): number {
-  return halves()[bits];
-}
-
 /** Elements as f32. For f32 arrays the result shares memory with `array.data` where alignment allows. */
 export function toFloat32(array: NamedArray): Float32Array {
   switch (array.dtype) {
     case "f32":
       return typedView(array as NamedArray & { dtype: "f32" });
-    case "f16": {
-      const bits = typedView(array as NamedArray & { dtype: "f16" });
-      const table = halves();
-      const out = new Float32Array(bits.length);
-      for (let i = 0; i < bits.length; i++) out[i] = table[bits[i]];
-      return out;
-    }
-    case "bf16": {
-      const bits = typedView(array as NamedArray & { dtype: "bf16" });
-      const out = new Float32Array(bits.length);
-      const words = new Uint32Array(out.buffer);
-      for (let i = 0; i < bits.length; i++) words[i] = bits[i] << 16;
-      return out;
-    }
+    case "f16":
+      return decodeF16(typedView(array as NamedArray & { dtype: "f16" }));
+    case "bf16":
+      return decodeBf16(typedView(array as NamedArray & { dtype: "bf16" }));
     case "i64":
       return Float32Array.from(typedView(array as NamedArray & { dtype: "i64" }), Number);
     case "f64":
@@ -183,11 +114,7 @@ export function fromFloat32(
   checkCount(data.length, shape);
   if (dtype === "f32") return { dtype, shape, data: bytesOf(data) };
   if (dtype === "f64") return { dtype, shape, data: bytesOf(Float64Array.from(data)) };
-  const words = new Uint32Array(data.buffer, data.byteOffset, data.length);
-  const out = new Uint16Array(data.length);
-  if (dtype === "f16") for (let i = 0; i < out.length; i++) out[i] = halfBits(words[i]);
-  else for (let i = 0; i < out.length; i++) out[i] = bfloatBits(words[i]);
-  return { dtype, shape, data: bytesOf(out) };
+  return { dtype, shape, data: bytesOf(dtype === "f16" ? encodeF16(data) : encodeBf16(data)) };
 }
 
 /** Elements as i32; throws when one is fractional or out of range. */

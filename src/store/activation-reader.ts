@@ -237,6 +237,11 @@ export class ShuffledBatches implements AsyncIterable<ActivationBatch> {
     };
     this.#epoch = options.resume?.epoch ?? 0;
     this.#row = options.resume?.row ?? 0;
+    if (this.#row >= store.rows) {
+      throw usageError(
+        `shuffle: the checkpoint is at row ${this.#row}, but the store has only ${store.rows}`,
+      );
+    }
     this.#x = new Float32Array(rows * store.width);
     this.#tokens = options.tokens ? new Int32Array(rows) : undefined;
   }

@@ -175,14 +175,12 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
   async #refill(): Promise<void> {
     while (!this.#buffer || this.#buffer.size < this.#buffer.capacity) {
       const block = this.#pending ?? (await this.#take());
-      if (!block) return;
-      this.#buffer ??= this.#newBuffer(block.x.length);
-      const from = block.from + this.#buffer.push(block.x, block.from);
-      this.#pending = from * this.#buffer.width < block.x.length ? { x: block.x, from } : undefined;
+      const buffer = this.#buffer;
+      if (!block || !buffer) return;
+      const from = block.from + buffer.push(block.x, block.from);
+      this.#pending = from * buffer.width < block.x.length ? { x: block.x, from } : undefined;
     }
   }
-
-  #blockRows = 0;
 
   async #take(): Promise<{ x: Float32Array; from: number } | undefined> {
     while (!this.#ended) {
@@ -193,15 +191,16 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
       }
       this.#blocks++;
       this.#rows += value.rows;
-      this.#blockRows = value.rows;
-      if (value.rows > 0) return { x: value.x, from: 0 };
+      if (value.rows === 0) continue;
+      this.#buffer ??= this.#newBuffer(value.x.length / value.rows);
+      return { x: value.x, from: 0 };
     }
     return undefined;
   }
 
-  #newBuffer(length: number): ShuffleBuffer {
+  #newBuffer(width: number): ShuffleBuffer {
     const { rng, capacity } = this.#options;
-    return new ShuffleBuffer({ width: length / this.#blockRows, capacity, rng });
+    return new ShuffleBuffer({ width, capacity, rng });
   }
 }
 

@@ -315,5 +315,6 @@ test("a shuffled stream continues exactly, within a window, at its end and over 
   for await (const b of store.shuffled({ ...options, dropLast: true })) dropped.push(b.rows);
   assert.deepEqual(new Set(dropped), new Set([96]));
   assert.throws(() => store.shuffled({ batch: 0, seed: 1 }), /batch=0 must be a positive/);
+  assert.throws(() => store.shuffled({ ...options, resume: { epoch: 0, row: 1000 } }), /is at row 1000/);
   store.close();
 });
