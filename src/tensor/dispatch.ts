@@ -63,8 +63,15 @@ function record<A>(
   outputs: readonly Tensor[],
   attrs: A,
 ): void {
-  home.tape?.record(op.name, inputs, outputs, (grads, needs) =>
-    vjp({ inputs, outputs, grads, attrs, needs }),
+  const carries = (t: Tensor, i: number) => t.dtype !== "i32" && !op.saved?.includes(i);
+  home.tape?.record(
+    op.name,
+    inputs,
+    outputs,
+    (grads, needs) => vjp({ inputs, outputs, grads, attrs, needs }),
+    {
+      carries,
+    },
   );
 }
 

@@ -24,6 +24,8 @@ export interface VjpContext<A> {
 export interface OpCase<A> {
   readonly inputs: readonly CaseInput[];
   readonly attrs: A;
+  /** No gradient is defined for it: left out of the gradient test. */
+  readonly forwardOnly?: boolean;
   /** What is special about the case. */
   readonly note?: string;
 }
@@ -56,6 +58,8 @@ export interface Op<A> {
   readonly anyType?: boolean;
   /** Whether kernels take this input as it is; the default is contiguous f32 or i32. Others are copied first. */
   accepts?(input: Layout, index: number): boolean;
+  /** Outputs that exist for the gradient only; no gradient flows back through them. */
+  readonly saved?: readonly number[];
   /** Gradients of the inputs, in order; undefined for none. */
   vjp?(ctx: VjpContext<A>): readonly (Tensor | undefined)[];
   /** The same result by other ops. */

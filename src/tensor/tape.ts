@@ -31,9 +31,18 @@ export class Tape {
     return this.#tracked.has(t);
   }
 
-  record(name: string, inputs: readonly Tensor[], outputs: readonly Tensor[], backward: Backward): void {
+  /** Adds a node if a gradient flows through an input; it then flows through the outputs that `carries` names. */
+  record(
+    name: string,
+    inputs: readonly Tensor[],
+    outputs: readonly Tensor[],
+    backward: Backward,
+    { carries = () => true }: { carries?: (output: Tensor, index: number) => boolean } = {},
+  ): void {
     if (!inputs.some((t) => this.#tracked.has(t))) return;
-    for (const t of outputs) this.#tracked.add(t);
+    outputs.forEach((t, i) => {
+      if (carries(t, i)) this.#tracked.add(t);
+    });
     this.#nodes.push({ name, inputs, outputs, backward });
   }
 

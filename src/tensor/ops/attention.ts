@@ -179,11 +179,13 @@ const cases = [
   },
   { inputs: [...shapes(2, 5, 5, 2, 1, 4), segmentIds], attrs: plain, note: "documents" },
   { inputs: shapes(1, 4, 4, 1, 1, 3), attrs: { ...plain, causal: false }, note: "not causal" },
+  { inputs: shapes(0, 4, 4, 2, 1, 3), attrs: plain, note: "empty" },
 ];
 
 /** softmax(mask(scale · q kᵀ)) v -> out [B, T, H, Dh], and lse [B, H, T], the log-sum-exp of each row of scores. */
 export const attentionOp = fused<AttentionAttrs>({
   name: "attention",
+  saved: [1],
   ints: [3],
   infer: ([q, k, v, segments]) => {
     const { B, T, H, S } = sizes("attention", q, k, v);
@@ -401,6 +403,11 @@ export const attentionCachedOp = fused<CachedAttrs>({
       inputs: [...shapes(1, 3, 8, 2, 2, 8), { shape: [1], values: [1], kind: "index", constant: true }],
       attrs: { length: 7, scale: 0.3, window: 4, softcap: 0 },
       note: "several queries, window",
+    },
+    {
+      inputs: [...shapes(2, 2, 6, 2, 1, 4), { shape: [2], values: [0, 3], kind: "index", constant: true }],
+      attrs: { length: 4, scale: 0.5, window: 0, softcap: 3 },
+      note: "a query of padding only, soft cap",
     },
   ],
 });

@@ -182,6 +182,7 @@ export const whereOp: PrimitiveOp<None> = primitive<None>({
       inputs: [{ shape: [3, 5], kind: "mask", constant: true }, { shape: [3, 5] }, { shape: [3, 5] }],
       attrs: {},
     },
+    { inputs: [{ shape: [0], constant: true }, { shape: [0] }, { shape: [0] }], attrs: {}, note: "empty" },
   ],
 });
 

@@ -77,6 +77,11 @@ export const scatterAddRowsOp = primitive<{ rows: number }>({
       inputs: [{ shape: [6, 3] }, { shape: [6], kind: "index", below: 4, constant: true }],
       attrs: { rows: 4 },
     },
+    {
+      inputs: [{ shape: [0, 3] }, { shape: [0], kind: "index", below: 4, constant: true }],
+      attrs: { rows: 4 },
+      note: "no source: zeros",
+    },
   ],
 });
 
@@ -103,6 +108,11 @@ export const takeLastOp = primitive<None>({
   vjp: ({ inputs: [x, indices], grads: [g] }) => [g && scatterLast(g, indices, x.shape[1])],
   cases: [
     { inputs: [{ shape: [3, 7] }, { shape: [3, 2], kind: "index", below: 7, constant: true }], attrs: {} },
+    {
+      inputs: [{ shape: [0, 7] }, { shape: [0, 2], kind: "index", below: 7, constant: true }],
+      attrs: {},
+      note: "empty",
+    },
   ],
 });
 
@@ -130,6 +140,11 @@ export const scatterLastOp = primitive<{ n: number }>({
     {
       inputs: [{ shape: [3, 4] }, { shape: [3, 4], kind: "index", below: 6, constant: true }],
       attrs: { n: 6 },
+    },
+    {
+      inputs: [{ shape: [3, 0] }, { shape: [3, 0], kind: "index", below: 6, constant: true }],
+      attrs: { n: 6 },
+      note: "no values: zeros",
     },
   ],
 });
@@ -171,6 +186,7 @@ export const topkOp = primitive<{ k: number }>({
       attrs: { k: 4 },
       note: "ties",
     },
+    { inputs: [{ shape: [0, 5] }], attrs: { k: 2 }, note: "empty" },
   ],
 });
 

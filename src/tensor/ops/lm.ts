@@ -71,6 +71,7 @@ export const softmaxOp = fused<None>({
   cases: [
     { inputs: [{ shape: [3, 7] }], attrs: {} },
     { inputs: [{ shape: [2, 2, 33] }], attrs: {} },
+    { inputs: [{ shape: [0, 5] }], attrs: {}, note: "empty" },
   ],
 });
 
@@ -93,7 +94,10 @@ export const logSoftmaxOp = fused<None>({
     const shifted = sub(x, max(x, { axes: [-1], keepDims: true }));
     return [sub(shifted, log(sum(exp(shifted), { axes: [-1], keepDims: true })))];
   },
-  cases: [{ inputs: [{ shape: [3, 7] }], attrs: {} }],
+  cases: [
+    { inputs: [{ shape: [3, 7] }], attrs: {} },
+    { inputs: [{ shape: [0, 5] }], attrs: {}, note: "empty" },
+  ],
 });
 
 export interface RmsNormAttrs {
@@ -105,6 +109,7 @@ export interface RmsNormAttrs {
 /** y = x · rstd · (offset + weight), rstd = (mean(x²) + eps)^(-1/2); also gives rstd [...]. */
 export const rmsNormOp = fused<RmsNormAttrs>({
   name: "rmsNorm",
+  saved: [1],
   infer: ([x, w]) => {
     const n = lastAxis("rmsNorm", x);
     if (w.shape.length !== 1 || w.shape[0] !== n) {
@@ -131,6 +136,7 @@ export const rmsNormOp = fused<RmsNormAttrs>({
   cases: [
     { inputs: [{ shape: [3, 8] }, { shape: [8] }], attrs: { eps: 1e-5, offset: 0 } },
     { inputs: [{ shape: [2, 3, 33] }, { shape: [33] }], attrs: { eps: 1e-6, offset: 1 } },
+    { inputs: [{ shape: [0, 8] }, { shape: [8] }], attrs: { eps: 1e-5, offset: 0 }, note: "empty" },
   ],
 });
 
@@ -164,6 +170,20 @@ export const rmsNormGradOp = fused<{ offset: number }>({
     {
       inputs: [{ shape: [3, 8] }, { shape: [3, 8] }, { shape: [8] }, { shape: [3], kind: "positive" }],
       attrs: { offset: 0 },
+    },
+    {
+      inputs: [
+        { shape: [2, 3, 33] },
+        { shape: [2, 3, 33] },
+        { shape: [33] },
+        { shape: [2, 3], kind: "positive" },
+      ],
+      attrs: { offset: 1 },
+    },
+    {
+      inputs: [{ shape: [0, 8] }, { shape: [0, 8] }, { shape: [8] }, { shape: [0] }],
+      attrs: { offset: 0 },
+      note: "empty",
     },
   ],
 });
@@ -241,6 +261,16 @@ export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>
       attrs: { inverse: true },
       note: "partial rotation",
     },
+    {
+      inputs: [
+        { shape: [2, 0, 2, 4] },
+        { shape: [8, 2], constant: true },
+        { shape: [8, 2], constant: true },
+        { shape: [2, 0], kind: "index", below: 8, constant: true },
+      ],
+      attrs: { inverse: false },
+      note: "empty",
+    },
   ],
 });
 
@@ -263,7 +293,10 @@ export const swigluOp = fused<None>({
   },
   vjp: ({ inputs: [gate, up], grads: [g] }) => (g ? dispatch(swigluGradOp, [g, gate, up], {}) : []),
   decompose: ([gate, up]) => [mul(mul(gate, sigmoid(gate)), up)],
-  cases: [{ inputs: [{ shape: [3, 9] }, { shape: [3, 9] }], attrs: {} }],
+  cases: [
+    { inputs: [{ shape: [3, 9] }, { shape: [3, 9] }], attrs: {} },
+    { inputs: [{ shape: [0, 9] }, { shape: [0, 9] }], attrs: {}, note: "empty" },
+  ],
 });
 
 /** With σ = sigmoid(gate): dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ. */
@@ -290,6 +323,7 @@ export const swigluGradOp = fused<None>({
  */
 export const softmaxCrossEntropyOp = fused<None>({
   name: "softmaxCrossEntropy",
+  saved: [1],
   ints: [1],
   infer: ([logits, targets]) => {
     const [n] = logits.shape;
@@ -330,6 +364,11 @@ export const softmaxCrossEntropyOp = fused<None>({
         { shape: [4], values: [0, 8, -1, 3], kind: "index", below: 9, constant: true },
       ],
       attrs: {},
+    },
+    {
+      inputs: [{ shape: [0, 9] }, { shape: [0], kind: "index", below: 9, constant: true }],
+      attrs: {},
+      note: "empty",
     },
   ],
 });

@@ -59,7 +59,11 @@ export const adamOp = primitive<AdamAttrs>({
     return [];
   },
   ref: (xs, _, attrs) => adamStep(xs, attrs),
-  cases: [{ inputs: four([5, 7]), attrs: defaults }],
+  cases: [
+    { inputs: four([5, 7]), attrs: defaults },
+    { inputs: four([3]), attrs: { ...defaults, step: 1, weightDecay: 0 }, note: "first step" },
+    { inputs: four([0]), attrs: defaults, note: "empty" },
+  ],
 });
 
 export interface AdamRowsAttrs extends AdamAttrs {
@@ -126,7 +130,10 @@ export const normalizeRowsOp = primitive<{ eps: number }>({
     return [];
   },
   ref: ([w], _, { eps }) => normalize(w, eps),
-  cases: [{ inputs: [{ shape: [5, 9] }], attrs: { eps: 1e-8 } }],
+  cases: [
+    { inputs: [{ shape: [5, 9] }], attrs: { eps: 1e-8 } },
+    { inputs: [{ shape: [2, 2], values: [0, 0, 3, 4] }], attrs: { eps: 1e-8 }, note: "a zero row stays" },
+  ],
 });
 
 /** grad_f -= (grad_f · w_f) w_f / |w_f|², in place: what would only change a row's length. */
@@ -138,7 +145,17 @@ export const projectRowsOp = primitive<Record<string, never>>({
     return [];
   },
   ref: ([g, w]) => project(g, w),
-  cases: [{ inputs: [{ shape: [5, 9] }, { shape: [5, 9] }], attrs: {} }],
+  cases: [
+    { inputs: [{ shape: [5, 9] }, { shape: [5, 9] }], attrs: {} },
+    {
+      inputs: [
+        { shape: [2, 2], values: [1, 2, 3, 4] },
+        { shape: [2, 2], values: [0, 0, 1, 0] },
+      ],
+      attrs: {},
+      note: "a zero row of w leaves the gradient",
+    },
+  ],
 });
 
 /** x *= factor, in place. */

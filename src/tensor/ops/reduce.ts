@@ -36,6 +36,7 @@ const cases = [
   { inputs: [{ shape: [2, 3, 4] }], attrs: { axes: [2], keepDims: true } },
   { inputs: [{ shape: [5, 33] }], attrs: { axes: [0], keepDims: false } },
   { inputs: [{ shape: [3, 4, 2] }], attrs: { axes: [0, 1, 2], keepDims: false } },
+  { inputs: [{ shape: [0, 3] }], attrs: { axes: [1], keepDims: false }, note: "empty" },
 ];
 
 /** Puts the reduced axes back as extents of 1 and repeats. */
@@ -112,7 +113,11 @@ export const argmaxOp = primitive<Record<string, never>>({
       y.data[r] = best;
     }
   },
-  cases: [{ inputs: [{ shape: [4, 9] }], attrs: {} }],
+  cases: [
+    { inputs: [{ shape: [4, 9] }], attrs: {} },
+    { inputs: [{ shape: [7], values: [1, 5, 2, 5, 5, 0, 1] }], attrs: {}, note: "the first on ties" },
+    { inputs: [{ shape: [0, 5] }], attrs: {}, note: "empty" },
+  ],
 });
 
 export interface ReduceOptions {

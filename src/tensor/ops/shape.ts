@@ -35,6 +35,7 @@ export const castOp = primitive<{ dtype: DType }>({
   cases: [
     { inputs: [{ shape: [5] }], attrs: { dtype: "f32" } },
     { inputs: [{ shape: [2, 7], kind: "index", below: 9, constant: true }], attrs: { dtype: "i32" } },
+    { inputs: [{ shape: [0, 2] }], attrs: { dtype: "f32" }, note: "empty" },
   ],
 });
 
@@ -101,7 +102,10 @@ export const unsliceOp = primitive<{ shape: Shape; starts: readonly number[] }>(
     writeWindow(y, x, starts);
   },
   vjp: ({ inputs: [x], grads: [g], attrs: { starts } }) => [g && slice(g, starts, x.shape)],
-  cases: [{ inputs: [{ shape: [2, 2] }], attrs: { shape: [4, 3], starts: [1, 1] } }],
+  cases: [
+    { inputs: [{ shape: [2, 2] }], attrs: { shape: [4, 3], starts: [1, 1] } },
+    { inputs: [{ shape: [0, 3] }], attrs: { shape: [2, 3], starts: [1, 0] }, note: "empty: zeros" },
+  ],
 });
 
 /** Writes `src` into `dst` at `starts`, in place; equal dtypes. Used for key-value caches. */
@@ -119,7 +123,10 @@ export const assignOp = primitive<{ starts: readonly number[] }>({
   },
   accepts: isDense,
   ref: ([dst, src], _, { starts }) => writeWindow(dst, src, starts),
-  cases: [{ inputs: [{ shape: [4, 3] }, { shape: [2, 2] }], attrs: { starts: [1, 1] } }],
+  cases: [
+    { inputs: [{ shape: [4, 3] }, { shape: [2, 2] }], attrs: { starts: [1, 1] } },
+    { inputs: [{ shape: [4, 3] }, { shape: [0, 3] }], attrs: { starts: [4, 0] }, note: "empty" },
+  ],
 });
 
 /** A constant tensor. */
@@ -129,7 +136,10 @@ export const fillOp = primitive<{ shape: Shape; value: number; dtype: DType }>({
   ref: (_, [y], { value }) => {
     y.data.fill(value);
   },
-  cases: [{ inputs: [], attrs: { shape: [2, 3], value: 1.5, dtype: "f32" } }],
+  cases: (["f32", "f16", "bf16", "i32"] as const).flatMap((dtype) => [
+    { inputs: [], attrs: { shape: [2, 3], value: 3, dtype } },
+    { inputs: [], attrs: { shape: [0, 3], value: 3, dtype }, note: "empty" },
+  ]),
 });
 
 function writeWindow(dst: Dense, src: Dense, starts: readonly number[]): void {

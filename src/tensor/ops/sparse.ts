@@ -94,6 +94,7 @@ export const linearTopKOp = fused<{ k: number }>({
       attrs: { k: 5 },
       note: "k = F: zeros fill up",
     },
+    { inputs: [{ shape: [0, 4] }, { shape: [5, 4] }, { shape: [5] }], attrs: { k: 2 }, note: "empty" },
   ],
 });
 
@@ -127,6 +128,7 @@ export const sparseDecodeOp = fused<None>({
   cases: [
     { inputs: codes(4, 3, 10, { shape: [10, 6] }, { shape: [6] }), attrs: {} },
     { inputs: codes(5, 4, 7, { shape: [7, 33] }), attrs: {} },
+    { inputs: codes(0, 4, 7, { shape: [7, 3] }), attrs: {}, note: "empty" },
   ],
 });
 
@@ -189,6 +191,15 @@ export const sparseDotOp = fused<None>({
       ],
       attrs: {},
     },
+    {
+      inputs: [
+        { shape: [0, 6] },
+        { shape: [10, 6] },
+        { shape: [0, 3], kind: "index", below: 10, constant: true },
+      ],
+      attrs: {},
+      note: "empty",
+    },
   ],
 });
 
@@ -226,7 +237,10 @@ export const sparseOuterOp = fused<{ rows: number }>({
     const each = mul(expand(reshape(x, [B, 1, D]), [B, K, D]), reshape(values, [B, K, 1]));
     return [scatterAddRows(reshape(each, [B * K, D]), reshape(indices, [B * K]), rows)];
   },
-  cases: [{ inputs: codes(5, 3, 8, { shape: [5, 6] }), attrs: { rows: 8 } }],
+  cases: [
+    { inputs: codes(5, 3, 8, { shape: [5, 6] }), attrs: { rows: 8 } },
+    { inputs: codes(0, 3, 8, { shape: [0, 6] }), attrs: { rows: 8 }, note: "no tokens: zeros" },
+  ],
 });
 
 /** out[f] = Σ of values whose index is f: [rows]. */
@@ -247,7 +261,10 @@ export const sparseSumOp = fused<{ rows: number }>({
   decompose: ([values, indices], { rows }) => [
     reshape(scatterAddRows(reshape(values, [-1, 1]), reshape(indices, [-1]), rows), [rows]),
   ],
-  cases: [{ inputs: codes(5, 3, 8), attrs: { rows: 8 } }],
+  cases: [
+    { inputs: codes(5, 3, 8), attrs: { rows: 8 } },
+    { inputs: codes(0, 3, 8), attrs: { rows: 8 }, note: "no tokens: zeros" },
+  ],
 });
 
 /**
@@ -337,6 +354,17 @@ export const sparseOuterPairOp = fused<{ rows: number }>({
         { shape: [5, 3], kind: "index", below: 8, constant: true },
       ],
       attrs: { rows: 8 },
+    },
+    {
+      inputs: [
+        { shape: [0, 3] },
+        { shape: [0, 6] },
+        { shape: [0, 3] },
+        { shape: [0, 4] },
+        { shape: [0, 3], kind: "index", below: 8, constant: true },
+      ],
+      attrs: { rows: 8 },
+      note: "no tokens: zeros",
     },
   ],
 });
