@@ -26,6 +26,7 @@ export {
   type MixPart,
   type MixReport,
   sampleWords,
+  trainMixTokenizer,
 } from "./mix.ts";
 export { type OpenTextOptions, openText, type TextSource } from "./open-text.ts";
 export {
@@ -37,7 +38,7 @@ export {
   type TokenSource,
 } from "./packing.ts";
 export { TokenFile, type TokenFileHeader, type TokenFileInfo, TokenFileWriter } from "./token-file.ts";
-export { type TokenizeOptions, tokenizeDocuments } from "./tokenize.ts";
+export { collectTokens, type TokenizeOptions, tokenizeDocuments } from "./tokenize.ts";
 export { type EncodeOptions, loadTokenizer, Tokenizer } from "./tokenizer.ts";
 export { bpeTokenizerConfig, bpeTokenizerJson, saveBpe } from "./tokenizer-json.ts";
 export type { Corpus, CorpusSource, Document, Domain, HeldOutRule, Split } from "./types.ts";

@@ -132,7 +132,7 @@ async function installNpm(name: string, version: string, options: InstallOptions
     options.log?.(`fetching ${name}@${version} through npm`);
     await runCommand(
       "npm",
-      ["pack", `${name}@${version}`, "--ignore-scripts", "--silent", "--pack-destination", temporary],
+      ["pack", `${name}@${version}`, "--ignore-scripts", "--loglevel=error", "--pack-destination", temporary],
       {
         cwd: temporary,
         signal: options.signal,

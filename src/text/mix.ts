@@ -2,17 +2,18 @@
  * A weighted mixture of corpora as one token file. Each part gets a share of the tokens, repeated for at most `maxEpochs`;
  * documents of all parts are interleaved so that every stretch of the file has about the same mixture. Deterministic.
  */
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { throwIfAborted, usageError } from "../util/errors.ts";
-import { WordCounter } from "./bpe-trainer.ts";
+import { trainBpe, WordCounter } from "./bpe-trainer.ts";
 import { corpusByName } from "./catalogue.ts";
 import { corpusDocuments } from "./corpus.ts";
 import { hashString, hashUnit, permutation } from "./hashing.ts";
 import { ensureCorpus, type InstallOptions } from "./install.ts";
 import { TokenFile, TokenFileWriter } from "./token-file.ts";
 import { tokenizeDocuments } from "./tokenize.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { saveBpe } from "./tokenizer-json.ts";
 import type { Document } from "./types.ts";
 
 export interface MixConfig {
@@ -49,6 +50,8 @@ export interface MixReport {
 }
 
 export interface MixOptions extends InstallOptions {
+  /** Keep `parts/<corpus>.tokens`, the training documents of each corpus once; false by default. */
+  keepParts?: boolean;
   onProgress?: (step: {
     corpus: string;
     split: "train" | "heldout";
@@ -69,6 +72,22 @@ export async function sampleWords(config: MixConfig, options: InstallOptions = {
     await sampleCorpus(part.corpus, wanted, counter, options);
   }
   return counter;
+}
+
+/** Trains the mix's vocabulary and writes its tokenizer files into `folder`; `maxLength` is the model's context in tokens. */
+export async function trainMixTokenizer(
+  config: MixConfig,
+  folder: string,
+  options: InstallOptions & {
+    maxLength?: number;
+    onProgress?: (merges: number, wanted: number) => void;
+  } = {},
+): Promise<Tokenizer> {
+  const { maxLength = 2048, onProgress } = options;
+  const words = await sampleWords(config, options);
+  const bpe = trainBpe(words.counts, { vocabSize: config.tokenizer.vocabSize, onProgress });
+  await saveBpe(bpe, folder, maxLength);
+  return loadTokenizer(folder);
 }
 
 /** Stretches of this many characters are taken or left by the hash of their place. */
@@ -110,6 +129,7 @@ export async function buildTokenMix(
     return report;
   } finally {
     for (const { file } of parts) file.close();
+    if (!options.keepParts) await rm(join(outDir, "parts"), { recursive: true, force: true });
   }
 }
 

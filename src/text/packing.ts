@@ -32,7 +32,7 @@ export class MemoryTokens implements TokenSource {
     this.tokens = end;
     this.#ids = new Int32Array(end);
     for (const [i, document] of kept.entries())
-      this.#ids.set(Array.from(document), this.documentEnds[i] - document.length);
+      this.#ids.set(document, this.documentEnds[i] - document.length);
   }
 
   read(start: number, count: number): Int32Array {

@@ -3,6 +3,7 @@
  */
 
 import { inputError, throwIfAborted } from "../util/errors.ts";
+import { MemoryTokens } from "./packing.ts";
 import { type TokenFileHeader, TokenFileWriter } from "./token-file.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import type { Document } from "./types.ts";
@@ -13,6 +14,29 @@ export interface TokenizeOptions {
   signal?: AbortSignal;
   /** Called about twice a second. */
   onProgress?: (progress: { tokens: number; tokensPerSecond: number }) => void;
+}
+
+/**
+ * Tokenises documents into memory, up to `maxTokens` (4 bytes each); the last document is cut there. Throws if there is no
+ * text.
+ */
+export async function collectTokens(
+  documents: AsyncIterable<Document>,
+  tokenizer: Tokenizer,
+  options: { maxTokens?: number; signal?: AbortSignal } = {},
+): Promise<MemoryTokens> {
+  const { maxTokens = Number.POSITIVE_INFINITY, signal } = options;
+  const collected: Int32Array[] = [];
+  let tokens = 0;
+  for await (const { text } of documents) {
+    throwIfAborted(signal);
+    const ids = tokenizer.encode(text, { plain: true });
+    collected.push(tokens + ids.length > maxTokens ? ids.slice(0, maxTokens - tokens) : ids);
+    tokens += collected[collected.length - 1].length;
+    if (tokens >= maxTokens) break;
+  }
+  if (tokens === 0) throw inputError("there is no text to tokenise");
+  return new MemoryTokens(collected);
 }
 
 /** Tokenises documents into `path`, which appears only when it is complete. Names of special tokens in the text stay text. */

@@ -7,12 +7,10 @@ import {
   buildTokenMix,
   checkMix,
   corpusDocuments,
-  loadTokenizer,
   type MixConfig,
   sampleWords,
-  saveBpe,
   TokenFile,
-  trainBpe,
+  trainMixTokenizer,
 } from "../../src/text/index.ts";
 
 const config: MixConfig = {
@@ -31,8 +29,8 @@ test("a mix is deterministic, keeps its shares and caps, and holds documents out
   const cacheDir = join(folder, "cache");
   const words = await sampleWords(config, { cacheDir });
   assert.ok(words.characters > 250_000 && words.characters < 350_000, `${words.characters} characters`);
-  await saveBpe(trainBpe(words.counts, { vocabSize: 600 }), join(folder, "tokenizer"));
-  const tokenizer = await loadTokenizer(join(folder, "tokenizer"));
+  const tokenizer = await trainMixTokenizer(config, join(folder, "tokenizer"), { cacheDir });
+  assert.equal(tokenizer.vocabSize, 600);
 
   const one = await buildTokenMix(config, tokenizer, join(folder, "one"), { cacheDir });
   const two = await buildTokenMix(config, tokenizer, join(folder, "two"), { cacheDir });

@@ -1,6 +1,17 @@
 import assert from "node:assert/strict";
+import { mkdtemp } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
-import { MemoryTokens, TokenPacker } from "../../src/text/index.ts";
+import {
+  collectTokens,
+  loadTokenizer,
+  MemoryTokens,
+  saveBpe,
+  TokenPacker,
+  trainBpe,
+  WordCounter,
+} from "../../src/text/index.ts";
 
 const bos = 90;
 const eos = 91;
@@ -111,4 +122,19 @@ test("wrong options are refused", () => {
   assert.throws(() => new TokenPacker(source, { context: 1 }), /context=1/);
   assert.throws(() => new TokenPacker(source, { context: 4, windowBos: true }), /needs a BOS/);
   assert.throws(() => new TokenPacker(source, { context: 4 }).at(5), /windows 5 to 6 asked for/);
+});
+
+test("documents are collected up to a number of tokens, and no text is an error", async () => {
+  const counter = new WordCounter();
+  counter.add("one two three");
+  const folder = await mkdtemp(join(tmpdir(), "sluice-pack-"));
+  await saveBpe(trainBpe(counter.counts, { vocabSize: 259 }), folder);
+  const tokenizer = await loadTokenizer(folder);
+  async function* documents(...texts: string[]) {
+    for (const [i, text] of texts.entries()) yield { id: String(i), text };
+  }
+  const tokens = await collectTokens(documents("abc", "<|eos|>", "never"), tokenizer, { maxTokens: 5 });
+  assert.deepEqual([...tokens.documentEnds], [3, 5]);
+  assert.equal(tokenizer.decode(tokens.read(0, 5)), "abc<|");
+  await assert.rejects(collectTokens(documents(), tokenizer), /no text/);
 });

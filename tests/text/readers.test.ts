@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp } from "node:fs/promises";
+import { mkdtemp, readdir } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -203,4 +203,23 @@ test("parsers of foreign bytes never loop or crash on noise", () => {
     assert.throws(() => swordBlocks(bytes, Buffer.alloc(10), "noise"));
     assert.throws(() => [...tarEntries(bytes, "noise")]);
   }
+});
+
+test("without npm or apt the installation says what is missing", async () => {
+  const cacheDir = await mkdtemp(join(tmpdir(), "sluice-cache-"));
+  const path = process.env.PATH;
+  process.env.PATH = join(cacheDir, "nothing");
+  try {
+    await assert.rejects(
+      ensureCorpus("spdx", { cacheDir }),
+      /corpus spdx could not be installed: `npm` was not found: npm comes with Node\.js/,
+    );
+    await assert.rejects(
+      ensureCorpus("jargon", { cacheDir }),
+      /corpus jargon could not be installed: `apt-get` was not found: this corpus is a Debian package/,
+    );
+  } finally {
+    process.env.PATH = path;
+  }
+  assert.deepEqual((await readdir(cacheDir, { recursive: true })).sort(), ["deb", "npm"]);
 });
