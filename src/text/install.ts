@@ -69,7 +69,7 @@ export async function installPackages(
     try {
       packages.push(await install(name, version, options));
     } catch (cause) {
-      if (!(cause instanceof SluiceError)) throw cause;
+      if (!(cause instanceof SluiceError) || cause.code === "interrupted") throw cause;
       throw new SluiceError("io", `corpus ${corpus.name} could not be installed: ${cause.message}`, {
         cause,
       });
