@@ -1,0 +1,128 @@
+import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { test } from "node:test";
+import { disposeSae, evaluateSae, type TrainOptions, type TrainRecord, trainSae } from "../../src/sae/index.ts";
+import type { Device } from "../../src/tensor/index.ts";
+import { readJsonLines, SluiceError } from "../../src/util/index.ts";
+import { temporaryFolder } from "../temporary.ts";
+import { arraySource, BACKENDS, syntheticRows, withDevice } from "./helpers.ts";
+
+const D = 8;
+const F = 32;
+const BATCH = 64;
+
+/** A small run: 30 steps, features dead after 4 of them. */
+function options(more: Partial<TrainOptions> = {}): TrainOptions {
+  return {
+    config: { dIn: D, features: F, activation: { kind: "topk", k: 3 } },
+    train: { tokens: 30 * BATCH, batch: BATCH, lr: 3e-3, deadAfter: 4 * BATCH, warmupSteps: 3, seed: 5 },
+    openSource: arraySource(syntheticRows(31 * BATCH + 17, D), D),
+    logEvery: 4,
+    metadata: { hook_name: "blocks.0.hook_resid_post" },
+    ...more,
+  };
+}
+
+/** Parameters of the trained SAE, one array after the other; the SAE is disposed. */
+async function train(device: Device, opts: TrainOptions) {
+  const result = await trainSae(device, opts);
+  const { wEnc, bEnc, wDec, bDec } = result.sae.params;
+  const params = await Promise.all([wEnc, bEnc, wDec, bDec].map((t) => t.floats()));
+  disposeSae(result.sae);
+  return { result, params };
+}
+
+/** Everything of a record but the clock. */
+const timeless = ({ ms: _, seconds: __, tokens_per_second: ___, ...rest }: TrainRecord) => rest;
+
+const isSluice =
+  (code: string, pattern: RegExp) =>
+  (error: unknown): boolean => {
+    assert.ok(error instanceof SluiceError, String(error));
+    assert.match(error.message, pattern);
+    assert.equal(error.code, code);
+    return true;
+  };
+
+for (const backend of BACKENDS) {
+  test(`${backend}: training explains most of sparse data and measures it`, () =>
+    withDevice(backend, async (device) => {
+      const records: TrainRecord[] = [];
+      const x = syntheticRows(4096, D, { active: 2, atoms: 24 });
+      const result = await trainSae(device, {
+        config: { dIn: D, features: F, activation: { kind: "topk", k: 3 } },
+        train: { tokens: 250 * BATCH, batch: BATCH, lr: 5e-3, deadAfter: 10 * BATCH },
+        openSource: arraySource(x, D, { repeat: true }),
+        onMetrics: (r) => records.push(r),
+      });
+      const last = result.record;
+      assert.equal(result.stopped, "done");
+      assert.equal(last.step, 250);
+      assert.ok(last.explained_variance > 0.8, `explained variance ${last.explained_variance}`);
+      assert.ok(last.explained_variance > records[0].explained_variance);
+      assert.ok(last.loss < records[0].loss / 2);
+      assert.ok(last.l0 > 0 && last.l0 <= 3);
+      assert.ok(last.lr < 5e-4, "the learning rate fell");
+      const rows = await result.sae.params.wDec.floats();
+      for (let f = 0; f < F; f++) {
+        const norm = Math.hypot(...rows.subarray(f * D, (f + 1) * D));
+        assert.ok(Math.abs(norm - 1) < 1e-5, `decoder row ${f} has length ${norm}`);
+      }
+      const raw = await evaluateSae(device, result.sae, arraySource(x, D)() as never);
+      assert.ok(Math.abs(raw.finish().explained_variance - last.explained_variance) < 0.05);
+      disposeSae(result.sae);
+    }));
+
+  test(`${backend}: two runs with one seed give the same bits, another seed others`, () =>
+    withDevice(backend, async (device) => {
+      const a = await train(device, options());
+      const b = await train(device, options());
+      assert.deepEqual(a.params, b.params);
+      assert.deepEqual(timeless(a.result.record), timeless(b.result.record));
+      const c = await train(device, options({ train: { ...options().train, seed: 6 } }));
+      assert.notDeepEqual(a.params, c.params);
+    }));
+
+  test(`${backend}: a run that was interrupted twice and resumed equals an uninterrupted one bit for bit`, () =>
+    withDevice(backend, async (device) => {
+      using temp = temporaryFolder();
+      const plainFile = path.join(temp.path, "plain.jsonl");
+      const plain = await train(device, options({ metricsFile: plainFile }));
+      assert.ok(plain.result.record.aux_loss > 0, "AuxK took part");
+
+      const metricsFile = path.join(temp.path, "resumed.jsonl");
+      const checkpoint = { folder: path.join(temp.path, "checkpoints"), everyMinutes: 0, everyTokens: 5 * BATCH };
+      for (const [stopAt, resume] of [
+        [7, false],
+        [18, true],
+      ] as const) {
+        const stop = new AbortController();
+        const onStep = ({ step }: { step: number }) => {
+          if (step === stopAt) stop.abort();
+        };
+        await assert.rejects(
+          trainSae(device, options({ metricsFile, checkpoint, resume, onStep, signal: stop.signal })),
+          isSluice("interrupted", new RegExp(`step ${stopAt} of 30; saved in .*checkpoints`)),
+        );
+      }
+      const resumed = await train(device, options({ metricsFile, checkpoint, resume: true }));
+      assert.equal(resumed.result.resumedFrom, 18);
+      assert.deepEqual(resumed.params, plain.params);
+      const lines = (file: string) => (readJsonLines(file) as TrainRecord[]).map(timeless);
+      assert.deepEqual(lines(metricsFile), lines(plainFile));
+      assert.equal(fs.readdirSync(checkpoint.folder).length, 2, "the last two are kept");
+
+      const again = await train(device, options({ metricsFile, checkpoint, resume: true }));
+      assert.equal(again.result.resumedFrom, 30);
+      assert.deepEqual(again.params, plain.params);
+    }));
+
+  test(`${backend}: memory does not grow with the number of steps`, () =>
+    withDevice(backend, async (device) => {
+      const seen: number[] = [];
+      const onStep = () => seen.push(device.memory().bytes);
+      await train(device, options({ onStep }));
+      assert.equal(new Set(seen).size, 1, `live bytes after the steps: ${[...new Set(seen)]}`);
+    }));
+}
