@@ -1,0 +1,147 @@
+/**
+ * Making a transformer: from random numbers, or from a folder in Hugging Face's layout; and writing one back.
+ */
+import { createHash } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import {
+  fromFloat32,
+  type NamedArray,
+  openModelFolder,
+  toFloat32,
+  typedView,
+  writeCheckpoint,
+} from "../formats/index.ts";
+import { type Device, type DType, sizeOf, type Tensor } from "../tensor/index.ts";
+import { inputError, type Rng, writeJson } from "../util/index.ts";
+import { type Family, familyOf } from "./families/index.ts";
+import { assembleParams, type ParamSlot, paramSlots } from "./params.ts";
+import { checkSpec, type ModelSpec } from "./spec.ts";
+import { Transformer } from "./transformer.ts";
+
+type StoredFloat = Exclude<DType, "i32">;
+
+export interface LoadOptions {
+  /** How matrices are held; norms and biases stay f32. Default f32. Arithmetic is f32 either way. */
+  readonly dtype?: StoredFloat;
+}
+
+/** A transformer of the llama family with fresh parameters: normal with deviation `std`, residual outputs scaled down. */
+export function createTransformer(
+  device: Device,
+  spec: ModelSpec,
+  { rng, std = 0.02 }: { rng: Rng; std?: number },
+): Transformer {
+  checkSpec(spec);
+  const slots = paramSlots(spec, familyOf({ model_type: "llama" }).names);
+  const tensors = slots.map((slot) => {
+    const data = new Float32Array(sizeOf(slot.shape));
+    if (!slot.matrix) data.fill(1);
+    else rng.fork(slot.name).fillNormal(data, 0, std * residualScale(spec, slot));
+    return device.tensor(data, slot.shape).keep();
+  });
+  return assemble(device, spec, slots, tensors);
+}
+
+/** GPT-2's rule: matrices that write into the stream start smaller by √(2 L), so that its variance does not grow. */
+function residualScale(spec: ModelSpec, { role }: ParamSlot): number {
+  const writes = typeof role === "object" && (role.role === "wO" || role.role === "wDown");
+  return writes ? (2 * spec.nLayers) ** -0.5 : 1;
+}
+
+function assemble(device: Device, spec: ModelSpec, slots: ParamSlot[], tensors: Tensor[]): Transformer {
+  return new Transformer(
+    device,
+    spec,
+    assembleParams(spec, slots, tensors),
+    slots.map((slot, i) => ({ ...slot, tensor: tensors[i] })),
+  );
+}
+
+/**
+ * Loads a folder with `config.json` and `model.safetensors` (one file or shards). Weights are read one by one.
+ * A missing, surplus or misshapen tensor is an error that names it.
+ */
+export async function loadTransformer(
+  device: Device,
+  folder: string,
+  { dtype = "f32" }: LoadOptions = {},
+): Promise<Transformer> {
+  const { config, weights } = openModelFolder(folder);
+  try {
+    const family = familyOf(config);
+    const spec = family.spec(config);
+    const slots = paramSlots(spec, family.names);
+    refuseSurplus(folder, weights.names(), slots, family);
+    const tensors: Tensor[] = [];
+    for (const slot of slots) {
+      if (!weights.has(slot.name)) throw inputError(`${folder}: the checkpoint has no tensor ${slot.name}`);
+      const array = await weights.read(slot.name);
+      if (array.shape.length !== slot.shape.length || array.shape.some((d, i) => d !== slot.shape[i])) {
+        throw inputError(`${folder}: ${slot.name} is [${array.shape}], expected [${slot.shape}]`);
+      }
+      tensors.push(upload(device, array, slot.matrix ? dtype : "f32").keep());
+    }
+    return assemble(device, spec, slots, tensors);
+  } finally {
+    weights.close();
+  }
+}
+
+/** Tensors that change nothing: a tied head that was stored all the same, and old rotary buffers. */
+const IGNORED = /(rotary_emb\.inv_freq|attn\.masked_bias)$/;
+
+function refuseSurplus(
+  folder: string,
+  names: readonly string[],
+  slots: readonly ParamSlot[],
+  family: Family,
+): void {
+  const known = new Set([...slots.map((s) => s.name), family.names.head]);
+  const surplus = names.filter((n) => !known.has(n) && !IGNORED.test(n));
+  if (surplus.length) {
+    throw inputError(
+      `${folder}: the checkpoint holds ${surplus.slice(0, 3).join(", ")}, which this model has no place for`,
+    );
+  }
+}
+
+function upload(device: Device, array: NamedArray, dtype: StoredFloat): Tensor {
+  if (array.dtype === dtype) {
+    const bits = typedView(array as NamedArray & { dtype: StoredFloat });
+    return device.tensor(bits as Float32Array | Uint16Array, array.shape, dtype);
+  }
+  return device.tensor(toFloat32(array), array.shape, dtype);
+}
+
+/** Writes `config.json` and `model.safetensors`. Tokenizer files are the caller's. */
+export async function saveTransformer(
+  model: Transformer,
+  folder: string,
+  { dtype = "f32", extra = {} }: { dtype?: StoredFloat; extra?: Record<string, unknown> } = {},
+): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const family = familyOf({ model_type: "llama" });
+  const arrays: Record<string, NamedArray> = {};
+  for (const { name, tensor } of model.slots) {
+    arrays[name] = fromFloat32(await tensor.floats(), tensor.shape, dtype);
+  }
+  await writeCheckpoint(folder, arrays);
+  const torchName = { f32: "float32", f16: "float16", bf16: "bfloat16" }[dtype];
+  await writeJson(join(folder, "config.json"), {
+    ...family.config(model.spec),
+    torch_dtype: torchName,
+    ...extra,
+  });
+}
+
+/** Hash of all parameters as held: names a model in activation indices and SAE files. */
+export async function hashTransformer(model: Transformer): Promise<string> {
+  const hash = createHash("sha256");
+  for (const { name, tensor } of model.slots) {
+    const data = await tensor.data();
+    hash.update(name);
+    hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+  }
+  return hash.digest("hex").slice(0, 16);
+}

@@ -1,0 +1,139 @@
+/**
+ * Hook points: places in the forward pass that can be captured, replaced or edited. Names are TransformerLens's;
+ * module names of Hugging Face are accepted where a user types one. Values are those of the raw checkpoint: no weight is
+ * folded, and `hook_normalized` is taken after the gain, as the next matrix reads it (TransformerLens: before it).
+ */
+import type { Tensor } from "../tensor/index.ts";
+import { didYouMean, inputError } from "../util/index.ts";
+import type { ModelSpec } from "./spec.ts";
+
+/** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
+const BLOCK_POINTS = [
+  "hook_resid_pre", // [B, T, d] before the block
+  "ln1.hook_normalized", // [B, T, d] what attention reads
+  "attn.hook_q", // [B, T, H, Dh] before the rotation
+  "attn.hook_k", // [B, T, G, Dh] before the rotation
+  "attn.hook_v", // [B, T, G, Dh]
+  "attn.hook_pattern", // [B, H, T, S] softmax weights
+  "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
+  "hook_attn_out", // [B, T, d] what attention adds to the stream
+  "hook_resid_mid", // [B, T, d]
+  "ln2.hook_normalized", // [B, T, d]
+  "hook_mlp_in", // [B, T, d] the same, under the name that transcoders use
+  "mlp.hook_post", // [B, T, dMlp] what the last matrix of the MLP reads
+  "hook_mlp_out", // [B, T, d] what the MLP adds to the stream
+  "hook_resid_post", // [B, T, d] after the block
+] as const;
+
+export type BlockPoint = (typeof BLOCK_POINTS)[number];
+
+/** All points of a model in the order in which the forward pass reaches them. */
+export function hookPoints(spec: ModelSpec): string[] {
+  const blocks = Array.from({ length: spec.nLayers }, (_, l) => BLOCK_POINTS.map((p) => `blocks.${l}.${p}`));
+  return ["hook_embed", ...blocks.flat(), "ln_final.hook_normalized"];
+}
+
+/** Module names of Hugging Face whose output is a hook point. */
+const MODULES: readonly [RegExp, (layer: string) => string][] = [
+  [/^(?:model\.)?embed_tokens$/, () => "hook_embed"],
+  [/^(?:model\.)?layers\.(\d+)$/, (l) => `blocks.${l}.hook_resid_post`],
+  [/^(?:model\.)?layers\.(\d+)\.self_attn$/, (l) => `blocks.${l}.hook_attn_out`],
+  [/^(?:model\.)?layers\.(\d+)\.mlp$/, (l) => `blocks.${l}.hook_mlp_out`],
+  [/^(?:model\.)?layers\.(\d+)\.input_layernorm$/, (l) => `blocks.${l}.ln1.hook_normalized`],
+  [/^(?:model\.)?layers\.(\d+)\.post_attention_layernorm$/, (l) => `blocks.${l}.ln2.hook_normalized`],
+  [/^(?:model\.)?norm$/, () => "ln_final.hook_normalized"],
+];
+
+/** The canonical name of a point, or an error with the nearest names. */
+export function resolveHook(spec: ModelSpec, name: string): string {
+  const points = hookPoints(spec);
+  if (points.includes(name)) return name;
+  for (const [pattern, to] of MODULES) {
+    const match = pattern.exec(name);
+    if (match && points.includes(to(match[1]))) return to(match[1]);
+  }
+  throw inputError(
+    `hook ${JSON.stringify(name)} does not exist in a model of ${spec.nLayers} layers (0 to ${spec.nLayers - 1})${didYouMean(name, points)}`,
+  );
+}
+
+/** Width of the last axis at a point. */
+export function hookWidth(spec: ModelSpec, name: string): number {
+  const point = resolveHook(spec, name);
+  if (point.endsWith("mlp.hook_post")) return spec.dMlp;
+  if (/hook_(q|k|v|z)$/.test(point)) return spec.headDim;
+  if (point.endsWith("hook_pattern")) {
+    throw inputError(
+      `hook ${name} has one entry a key position, so no fixed width; choose a point of the stream`,
+    );
+  }
+  return spec.dModel;
+}
+
+/** Where an edit happens. */
+export interface EditContext {
+  readonly point: string;
+}
+
+/** Returns the replacement, of the same shape. */
+export type Edit = (x: Tensor, context: EditContext) => Tensor;
+
+export interface HookRequest {
+  /** Points whose value is returned. */
+  readonly capture?: readonly string[];
+  /** Points whose value is replaced by what the function returns, before it is captured. */
+  readonly edit?: Readonly<Record<string, Edit>>;
+  /** Stop after the last point asked for: no logits are computed. */
+  readonly stopEarly?: boolean;
+}
+
+/** Raised inside the forward pass when nothing more is wanted. */
+class Finished extends Error {}
+
+/** The hooks of one forward pass. */
+export class HookRun {
+  readonly captured: Record<string, Tensor> = {};
+  readonly #capture: ReadonlySet<string>;
+  readonly #edits: ReadonlyMap<string, Edit>;
+  #pending: number;
+  readonly #stop: boolean;
+
+  constructor(spec: ModelSpec, { capture = [], edit = {}, stopEarly = false }: HookRequest) {
+    this.#capture = new Set(capture.map((name) => resolveHook(spec, name)));
+    this.#edits = new Map(Object.entries(edit).map(([name, f]) => [resolveHook(spec, name), f]));
+    this.#stop = stopEarly;
+    this.#pending = this.#capture.size;
+    if (stopEarly && this.#pending === 0)
+      throw inputError("forward: stopEarly needs at least one point to capture");
+  }
+
+  /** Whether anybody looks at this point. */
+  wants(point: string): boolean {
+    return this.#capture.has(point) || this.#edits.has(point);
+  }
+
+  /** Passes a value through a point. */
+  at(point: string, x: Tensor): Tensor {
+    if (!this.wants(point)) return x;
+    const edit = this.#edits.get(point);
+    const y = edit ? edit(x, { point }) : x;
+    if (y.shape.length !== x.shape.length || y.shape.some((d, i) => d !== x.shape[i])) {
+      throw inputError(`hook ${point}: the edit returned [${y.shape}], expected [${x.shape}]`);
+    }
+    if (this.#capture.has(point)) {
+      this.captured[point] = y;
+      if (--this.#pending === 0 && this.#stop) throw new Finished();
+    }
+    return y;
+  }
+
+  /** Runs the forward pass; undefined when it stopped early. */
+  run<T>(forward: () => T): T | undefined {
+    try {
+      return forward();
+    } catch (error) {
+      if (error instanceof Finished) return undefined;
+      throw error;
+    }
+  }
+}

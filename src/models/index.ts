@@ -1,0 +1,25 @@
+/**
+ * The transformer, its hooks, loading and saving, generation and training.
+ */
+export {
+  createTransformer,
+  hashTransformer,
+  type LoadOptions,
+  loadTransformer,
+  saveTransformer,
+} from "./build.ts";
+export { KvCache } from "./cache.ts";
+export { addVector, atPositions, replaceWith } from "./edits.ts";
+export { type Edit, type HookRequest, hookPoints, hookWidth, resolveHook } from "./hooks.ts";
+export { checkSpec, type ModelSpec, parameterCount, type RopeSpec } from "./spec.ts";
+export {
+  crossEntropies,
+  heldOutLoss,
+  LM_TRAIN_DEFAULTS,
+  type LmTrainConfig,
+  type LmTrainOptions,
+  type LmTrainRecord,
+  lmSteps,
+  trainLm,
+} from "./train.ts";
+export { type ForwardOptions, type ForwardResult, Transformer } from "./transformer.ts";

@@ -1,0 +1,283 @@
+/**
+ * Training a language model: AdamW with decay on matrices only, warm-up, cosine or trapezoid, clipping, gradient
+ * accumulation, validation, exact resume. B windows a step · T context · tokens a step = B · T.
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { AdamW, clipFactor, type Decay, globalNorm, learningRate, type Schedule } from "../nn/index.ts";
+import { add, mul, reshape, softmaxCrossEntropy, sum, type Tensor } from "../tensor/index.ts";
+import type { PackedBatch, TokenPacker } from "../text/index.ts";
+import { interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
+import { restoreTrainState, saveTrainState } from "./train-state.ts";
+import type { Transformer } from "./transformer.ts";
+
+export interface LmTrainConfig {
+  /** Tokens to see in all; rounded up to whole steps. */
+  readonly tokens: number;
+  /** Windows a step. */
+  readonly batch: number;
+  /** Windows a forward pass; gradients of batch / micro passes are summed. */
+  readonly micro: number;
+  /** Peak learning rate. */
+  readonly lr: number;
+  /** Steps of linear warm-up. */
+  readonly warmup: number;
+  readonly decay: Decay;
+  /** Decoupled weight decay of matrices; norms have none. */
+  readonly weightDecay: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  /** Largest global norm of the gradient. */
+  readonly clip: number;
+  /** Seed of the parameters and of the order of windows. */
+  readonly seed: number;
+  readonly logEverySteps: number;
+  readonly validateEverySteps: number;
+  readonly checkpointEverySteps: number;
+}
+
+export const LM_TRAIN_DEFAULTS: Omit<LmTrainConfig, "tokens"> = {
+  batch: 32,
+  micro: 8,
+  lr: 1e-3,
+  warmup: 100,
+  decay: { kind: "cosine", floor: 0.1 },
+  weightDecay: 0.1,
+  beta1: 0.9,
+  beta2: 0.95,
+  eps: 1e-8,
+  clip: 1,
+  seed: 0,
+  logEverySteps: 10,
+  validateEverySteps: 200,
+  checkpointEverySteps: 100,
+};
+
+/** One line of `metrics.jsonl`. */
+export interface LmTrainRecord {
+  readonly step: number;
+  readonly tokens: number;
+  /** Mean next-token cross-entropy since the last line, nats. */
+  readonly loss: number;
+  readonly lr: number;
+  /** Norm of the last gradient before clipping. */
+  readonly grad_norm: number;
+  readonly tokens_per_second: number;
+  /** Held-out cross-entropy by name, nats a token; only where validation ran. */
+  readonly validation?: Readonly<Record<string, number>>;
+}
+
+export interface LmTrainOptions {
+  readonly config: LmTrainConfig;
+  readonly packer: TokenPacker;
+  /** Held-out windows by name. */
+  readonly validation?: Readonly<Record<string, TokenPacker>>;
+  /** Most windows that each validation text gives; default 64. */
+  readonly validationWindows?: number;
+  /** Run folder: `state.safetensors`, `metrics.jsonl`. */
+  readonly dir: string;
+  readonly signal?: AbortSignal;
+  readonly onRecord?: (record: LmTrainRecord) => void;
+}
+
+/** Steps of a run. */
+export function lmSteps({ tokens, batch }: Pick<LmTrainConfig, "tokens" | "batch">, context: number): number {
+  return Math.ceil(tokens / (batch * context));
+}
+
+/**
+ * Trains `model` in place until `config.tokens` are seen, continuing from the folder's checkpoint if it holds one.
+ * On abort it writes a checkpoint and throws `interrupted`. A loss that is not finite stops the run: the last good
+ * checkpoint stays.
+ */
+export async function trainLm(model: Transformer, options: LmTrainOptions): Promise<LmTrainRecord[]> {
+  const { config, packer, dir, signal } = options;
+  checkConfig(config);
+  await mkdir(dir, { recursive: true });
+  const statePath = join(dir, "state.safetensors");
+  const optimizer = new AdamW(
+    model.device,
+    model.slots.map((s) => ({
+      name: s.name,
+      tensor: s.tensor,
+      weightDecay: s.matrix ? config.weightDecay : 0,
+    })),
+    config,
+  );
+  const steps = lmSteps(config, packer.context);
+  const schedule: Schedule = {
+    peak: config.lr,
+    steps,
+    warmup: Math.min(config.warmup, steps),
+    decay: config.decay,
+  };
+  const resumed = await restoreTrainState(statePath, optimizer, config);
+  if (resumed) packer.restore(resumed.packer);
+  const log = openJsonLines(join(dir, "metrics.jsonl"), {
+    keep: (r: LmTrainRecord) => r.step <= (resumed?.step ?? 0),
+  });
+  const save = (step: number) =>
+    saveTrainState(statePath, optimizer, { version: 1, step, packer: packer.state, config });
+  const records: LmTrainRecord[] = [];
+  let meter = startMeter();
+  try {
+    for (let step = resumed?.step ?? 0; step < steps; step++) {
+      if (signal?.aborted) {
+        await save(step);
+        throw interruptedError(
+          `interrupted at step ${step} of ${steps}; run the same command again to continue`,
+        );
+      }
+      const lr = learningRate(schedule, step);
+      const { loss, norm } = await trainStep(model, optimizer, packer, config, lr);
+      meter.add(loss, config.batch * packer.context);
+      const done = step + 1;
+      if (done % config.logEverySteps === 0 || done === steps) {
+        const validate = done % config.validateEverySteps === 0 || done === steps;
+        const record: LmTrainRecord = {
+          step: done,
+          tokens: done * config.batch * packer.context,
+          lr,
+          grad_norm: norm,
+          ...meter.read(),
+          ...(validate && options.validation ? { validation: await validateAll(model, options) } : {}),
+        };
+        log.append(record);
+        records.push(record);
+        options.onRecord?.(record);
+        meter = startMeter();
+      }
+      if (done % config.checkpointEverySteps === 0 || done === steps) await save(done);
+    }
+    return records;
+  } finally {
+    log.close();
+    optimizer.dispose();
+  }
+}
+
+function checkConfig({ batch, micro, tokens }: LmTrainConfig): void {
+  if (!(tokens > 0)) throw usageError(`lm train: tokens=${tokens}, expected a positive number`);
+  if (!(Number.isInteger(batch) && Number.isInteger(micro) && micro > 0 && batch % micro === 0)) {
+    throw usageError(`lm train: batch=${batch} must be a multiple of micro=${micro}`);
+  }
+}
+
+/** One optimiser step: gradients of all micro-batches, summed, clipped, applied. */
+async function trainStep(
+  model: Transformer,
+  optimizer: AdamW,
+  packer: TokenPacker,
+  config: LmTrainConfig,
+  lr: number,
+): Promise<{ loss: number; norm: number }> {
+  const batches = Array.from({ length: config.batch / config.micro }, () => packer.next(config.micro));
+  const counted = batches.reduce((n, b) => n + b.targets.reduce((m, t) => m + Number(t >= 0), 0), 0);
+  let total: { loss: Tensor; grads: Tensor[] } | undefined;
+  for (const batch of batches) {
+    total = accumulate(model, total, microGradients(model, batch, counted, packer.context));
+    await new Promise(setImmediate); // the event loop gets its turn
+  }
+  if (!total) throw new Error("trainStep: no batches");
+  const { loss, grads } = total;
+  const norm = await globalNorm(grads);
+  const value = await loss.item();
+  if (!Number.isFinite(value) || !Number.isFinite(norm)) {
+    throw numericError(
+      `lm train: loss ${value} and gradient norm ${norm} at step ${optimizer.steps + 1}; the last checkpoint is from before it. Lower the learning rate (now ${lr})`,
+    );
+  }
+  optimizer.step(grads, { lr, gradScale: clipFactor(norm, config.clip) });
+  for (const t of [loss, ...grads]) t.dispose();
+  return { loss: value, norm };
+}
+
+/** Sum over the micro-batch of the cross-entropy / counted, and its gradients; all kept. */
+function microGradients(
+  model: Transformer,
+  batch: PackedBatch,
+  counted: number,
+  context: number,
+): { loss: Tensor; grads: Tensor[] } {
+  const { value, grads } = model.device.valueAndGrad(
+    () => mul(sum(crossEntropies(model, batch, context)), 1 / counted),
+    model.parameters(),
+  );
+  const missing = grads.findIndex((g) => !g);
+  if (missing >= 0) throw new Error(`lm train: ${model.slots[missing].name} has no gradient`);
+  return { loss: value, grads: grads as Tensor[] };
+}
+
+/** Cross-entropy of every position [B·T]; 0 where there is no target. */
+export function crossEntropies(model: Transformer, batch: PackedBatch, context: number): Tensor {
+  const rows = batch.tokens.length / context;
+  const { device } = model;
+  const tokens = device.tensor(batch.tokens, [rows, context], "i32");
+  const segments = batch.segments && device.tensor(batch.segments, [rows, context], "i32");
+  const { logits } = model.forward(tokens, { segments });
+  if (!logits) throw new Error("crossEntropies: no logits");
+  const targets = device.tensor(batch.targets, [rows * context], "i32");
+  return softmaxCrossEntropy(reshape(logits, [rows * context, -1]), targets);
+}
+
+function accumulate(
+  model: Transformer,
+  total: { loss: Tensor; grads: Tensor[] } | undefined,
+  part: { loss: Tensor; grads: Tensor[] },
+): { loss: Tensor; grads: Tensor[] } {
+  if (!total) return part;
+  const join = (a: Tensor, b: Tensor) => {
+    const c = model.device.untracked(() => add(a, b));
+    a.dispose();
+    b.dispose();
+    return c;
+  };
+  return { loss: join(total.loss, part.loss), grads: total.grads.map((g, i) => join(g, part.grads[i])) };
+}
+
+async function validateAll(model: Transformer, options: LmTrainOptions): Promise<Record<string, number>> {
+  const { validation = {}, validationWindows = 64, config } = options;
+  const out: Record<string, number> = {};
+  for (const [name, packer] of Object.entries(validation)) {
+    out[name] = (await heldOutLoss(model, packer, { windows: validationWindows, micro: config.micro })).loss;
+  }
+  return out;
+}
+
+/** Mean cross-entropy in nats over up to `windows` windows, spread evenly over the text, and the tokens counted. */
+export async function heldOutLoss(
+  model: Transformer,
+  packer: TokenPacker,
+  { windows = Number.POSITIVE_INFINITY, micro = 8 }: { windows?: number; micro?: number } = {},
+): Promise<{ loss: number; tokens: number }> {
+  const count = Math.min(windows, packer.windows);
+  let total = 0;
+  let tokens = 0;
+  for (let done = 0; done < count; done += micro) {
+    const rows = Math.min(micro, count - done);
+    const first = Math.floor((done * packer.windows) / count);
+    const batch = packer.at(Math.min(first, packer.windows - rows), rows);
+    const losses = model.device.scope(() => crossEntropies(model, batch, packer.context));
+    for (const v of await losses.floats()) total += v;
+    losses.dispose();
+    for (const t of batch.targets) if (t >= 0) tokens++;
+    await new Promise(setImmediate);
+  }
+  return { loss: total / tokens, tokens };
+}
+
+function startMeter() {
+  const began = performance.now();
+  let loss = 0;
+  let steps = 0;
+  let tokens = 0;
+  return {
+    add(value: number, seen: number) {
+      loss += value;
+      steps++;
+      tokens += seen;
+    },
+    read: () => ({ loss: loss / steps, tokens_per_second: (tokens / (performance.now() - began)) * 1000 }),
+  };
+}
