@@ -128,7 +128,7 @@ export class Checkpoints {
       fs.renameSync(temp, target);
       syncFolder(this.folder);
     } catch (cause) {
-      fs.rmSync(temp, { recursive: true, force: true });
+      removeQuietly(temp);
       throw ioError(`write the checkpoint ${target}`, cause);
     }
     for (const step of this.steps().slice(Math.max(this.#options.keep ?? 2, 1))) {
@@ -231,6 +231,15 @@ function lazy(t: Tensor, dtype: "f32" | "i32"): LazyArray {
     load: async () =>
       dtype === "f32" ? fromFloat32(await t.floats(), t.shape) : fromInt32(await t.ints(), t.shape),
   };
+}
+
+/** Clean-up after a failure, which must not hide that failure. */
+function removeQuietly(folder: string): void {
+  try {
+    fs.rmSync(folder, { recursive: true, force: true });
+  } catch {
+    return;
+  }
 }
 
 /** Makes names durable. Some systems cannot open folders: there the rename alone has to do. */

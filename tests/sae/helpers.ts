@@ -11,7 +11,10 @@ import type { GoldenFile } from "../golden.ts";
 export const BACKENDS: readonly BackendName[] = ["ref", "native"];
 
 /** Runs `body` on a device and checks that it leaves no tensor behind. */
-export async function withDevice(backend: BackendName, body: (device: Device) => Promise<void>): Promise<void> {
+export async function withDevice(
+  backend: BackendName,
+  body: (device: Device) => Promise<void>,
+): Promise<void> {
   const device = await createDevice({ backend, threads: 2 });
   try {
     await body(device);
@@ -22,13 +25,21 @@ export async function withDevice(backend: BackendName, body: (device: Device) =>
 }
 
 /** Every element within `tolerance` of the largest expected magnitude, the rule of the golden files. */
-export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<number>, what: string, tolerance = 1e-5) {
+export function assertClose(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  what: string,
+  tolerance = 1e-5,
+) {
   assert.equal(actual.length, expected.length, `${what}: length`);
   let largest = 0;
   for (let i = 0; i < expected.length; i++) largest = Math.max(largest, Math.abs(expected[i]));
   for (let i = 0; i < expected.length; i++) {
     const off = Math.abs(actual[i] - expected[i]);
-    assert.ok(off <= tolerance * largest, `${what}[${i}]: ${actual[i]} instead of ${expected[i]} (of ${largest})`);
+    assert.ok(
+      off <= tolerance * largest,
+      `${what}[${i}]: ${actual[i]} instead of ${expected[i]} (of ${largest})`,
+    );
   }
 }
 
@@ -46,7 +57,11 @@ export function goldenSae(device: Device, file: GoldenFile, k: number, applyBDec
 }
 
 /** `n` rows of width D that a sparse code explains well: each is a sum of few of `atoms` random directions, plus a mean. */
-export function syntheticRows(n: number, D: number, { seed = 1, atoms = 4 * D, active = 3 } = {}): Float32Array {
+export function syntheticRows(
+  n: number,
+  D: number,
+  { seed = 1, atoms = 4 * D, active = 3 } = {},
+): Float32Array {
   const rng = new Rng(seed);
   const directions = rng.fillNormal(new Float32Array(atoms * D));
   const mean = rng.fillNormal(new Float32Array(D), 0, 2);

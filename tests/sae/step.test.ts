@@ -30,7 +30,9 @@ async function trueGradients(
   device: Device,
   sae: Sae,
   x: Tensor,
-  auxK?: Parameters<typeof stepGradients>[2] extends infer O ? NonNullable<O>["auxK" & keyof NonNullable<O>] : never,
+  auxK?: Parameters<typeof stepGradients>[2] extends infer O
+    ? NonNullable<O>["auxK" & keyof NonNullable<O>]
+    : never,
 ) {
   const g = device.scope(() => stepGradients(sae, x, { auxK }));
   const { dIn: D, features: F } = sae.config;
@@ -42,7 +44,8 @@ async function trueGradients(
     W_dec: await scaled(g.grads.wDec),
     b_dec: await scaled(g.grads.bDec),
   };
-  for (const t of [...Object.values(g.grads), g.scalars, g.codes.values, g.codes.indices, g.error]) t.dispose();
+  for (const t of [...Object.values(g.grads), g.scalars, g.codes.values, g.codes.indices, g.error])
+    t.dispose();
   return { grads: out, loss, auxLoss };
 }
 

@@ -2,14 +2,20 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
-import { disposeSae, evaluateSae, type TrainOptions, type TrainRecord, trainSae } from "../../src/sae/index.ts";
+import {
+  disposeSae,
+  evaluateSae,
+  type TrainOptions,
+  type TrainRecord,
+  trainSae,
+} from "../../src/sae/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { arraySource, BACKENDS, syntheticRows, withDevice } from "./helpers.ts";
 
 const D = 8;
-const F = 32;
+const F = 96;
 const BATCH = 64;
 
 /** A small run: 30 steps, features dead after 4 of them. */
@@ -89,10 +95,18 @@ for (const backend of BACKENDS) {
       using temp = temporaryFolder();
       const plainFile = path.join(temp.path, "plain.jsonl");
       const plain = await train(device, options({ metricsFile: plainFile }));
-      assert.ok(plain.result.record.aux_loss > 0, "AuxK took part");
+      const records = readJsonLines(plainFile) as TrainRecord[];
+      assert.ok(
+        records.some((r) => r.aux_loss > 0 && r.dead_fraction > 0),
+        "AuxK took part",
+      );
 
       const metricsFile = path.join(temp.path, "resumed.jsonl");
-      const checkpoint = { folder: path.join(temp.path, "checkpoints"), everyMinutes: 0, everyTokens: 5 * BATCH };
+      const checkpoint = {
+        folder: path.join(temp.path, "checkpoints"),
+        everyMinutes: 0,
+        everyTokens: 5 * BATCH,
+      };
       for (const [stopAt, resume] of [
         [7, false],
         [18, true],
