@@ -77,10 +77,9 @@ function record<A>(
 
 /** The tensor in a form that the op's kernels take: as it is, or a contiguous copy widened to f32. */
 function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor {
-  const accepted = op.accepts
-    ? op.accepts(t, index)
-    : t.isContiguous && (t.dtype === "f32" || t.dtype === "i32");
-  if (accepted) return t;
+  const accepted = (x: Tensor) =>
+    op.accepts ? op.accepts(x, index) : x.isContiguous && (x.dtype === "f32" || x.dtype === "i32");
+  if (accepted(t)) return t;
   if (op.mutates?.includes(index)) {
     throw new Error(
       `${op.name}: input ${index}, ${describe(t)}, is written in place and must be contiguous f32`,
@@ -88,7 +87,7 @@ function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor 
   }
   return t.device.untracked(() => {
     const dense = t.isContiguous ? t : contiguous(t);
-    if (dense.dtype === "f32" || dense.dtype === "i32") return dense;
+    if (accepted(dense)) return dense;
     const wide = cast(dense, "f32");
     if (dense !== t) dense.dispose();
     return wide;

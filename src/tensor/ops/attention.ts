@@ -280,10 +280,10 @@ export const attentionGradOp = fused<AttentionAttrs>({
       }
     });
   },
-  decompose: ([g, q, k, v, out, , segments], attrs) => {
+  decompose: ([g, q, k, v, out, lse, segments], attrs) => {
     const [B, T, H, Dh] = q.shape;
     const [, S, G] = k.shape;
-    const p = attentionPattern(q, k, attrs, segments);
+    const p = exp(sub(maskedScores(q, k, attrs, segments), reshape(lse, [B, H, T, 1])));
     const heads = (x: Tensor) => permute(x, [0, 2, 1, 3]);
     const grad = heads(g); // [B, H, T, Dh]
     const dv = matmul(permute(p, [0, 1, 3, 2]), grad); // [B, H, S, Dh]

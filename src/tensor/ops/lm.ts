@@ -236,7 +236,8 @@ export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>
     const table = (t: Tensor) => reshape(gatherRows(t, positions), [B, T, 1, half]);
     const co = table(c);
     const si = inverse ? neg(table(s)) : table(s);
-    const part = (from: number, n: number) => slice(x, [0, 0, 0, from], [B, T, H, n]);
+    const wide = cast(x, "f32");
+    const part = (from: number, n: number) => slice(wide, [0, 0, 0, from], [B, T, H, n]);
     const [a, b] = [part(0, half), part(half, half)];
     const turned = [sub(mul(a, co), mul(b, si)), add(mul(b, co), mul(a, si))];
     return [concat(Dh > 2 * half ? [...turned, part(2 * half, Dh - 2 * half)] : turned, 3)];
