@@ -9,8 +9,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { createDevice, type Device, matmul } from "../../tensor/index.ts";
 import { loadAddon } from "../../tensor/native/addon.ts";
-import { listCorpora } from "../../text/catalogue.ts";
-import { defaultCacheDir } from "../../text/install.ts";
+import { defaultCacheDir, listCorpora } from "../../text/index.ts";
 import { formatBytes } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 
