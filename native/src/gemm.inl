@@ -5,7 +5,8 @@
 constexpr int64_t KC = 384;                      // slice of K: an NR-wide panel of B stays in L1
 constexpr int64_t MC = 96 / MR * MR;             // rows of a tile: its block of A stays in L2
 constexpr int64_t NC = 1024;                     // columns of a tile: its part of B stays in L3
-constexpr int64_t kOuterK = 32 * KC;             // longer sums are done in several passes over C
+constexpr int64_t kOuterK = 4 * KC;              // longer sums are done in several passes, if B is large
+constexpr int64_t kOuterFloats = int64_t(1) << 19;
 constexpr int64_t kPackFloats = int64_t(4) << 20;
 
 static SLUICE_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -21,13 +22,14 @@ static SLUICE_INLINE int64_t k_slice(int64_t k) {
 /** Packs columns [j0, j0 + n) of B for `count` batches: [batch][slice of K][panel][k][NR]. */
 static void pack_b(Pool& pool, const Gemm& g, int64_t batch0, int64_t count, int64_t j0, int64_t n, float* packed) {
   const int64_t panels = ceil_div(n, NR), kc = k_slice(g.k), slices = ceil_div(g.k, kc);
-  pool.parallelFor(count * slices * panels, 8, [&](int64_t begin, int64_t end, int) {
+  const int64_t group = 8, groups = ceil_div(panels, group);  // panels per task
+  pool.parallelFor(count * slices * groups, 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
-      const int64_t panel = t % panels, slice = t / panels % slices, batch = t / panels / slices;
+      const int64_t panel = t % groups * group, slice = t / groups % slices, batch = t / groups / slices;
       const int64_t k0 = slice * kc, kn = min_of(kc, g.k - k0), j = j0 + panel * NR;
       float* dst = packed + (batch * g.k + k0) * panels * NR + panel * kn * NR;
       const int64_t offset = (batch0 + batch) * g.bbatch + k0 * g.brs + j * g.bcs;
-      pack_any<NR>(g.b, g.bdtype, offset, g.bcs, g.brs, min_of(NR, g.n - j), kn, dst);
+      pack_any<NR>(g.b, g.bdtype, offset, g.bcs, g.brs, min_of(group * NR, j0 + n - j), kn, dst);
     }
   });
 }
@@ -35,8 +37,7 @@ static void pack_b(Pool& pool, const Gemm& g, int64_t batch0, int64_t count, int
 /** Packs `rows` rows of A from row i0, the slice [k0, k0 + kn). */
 static void pack_a(const Gemm& g, int64_t batch, int64_t i0, int64_t rows, int64_t k0, int64_t kn, float* dst) {
   const float* a = g.a + batch * g.abatch + i0 * g.ars + k0 * g.acs;
-  for (int64_t i = 0; i < rows; i += MR)
-    pack_panel<MR, LoadF32>(a + i * g.ars, g.ars, g.acs, min_of(MR, rows - i), kn, dst + i * kn);
+  pack_panels<MR, LoadF32>(a, g.ars, g.acs, rows, kn, dst);
 }
 
 /** One MR x NR tile whose columns end inside the panel: through a full tile beside C. */
@@ -151,9 +152,11 @@ static void gemm_run(Pool& pool, const Gemm& g) {
     return gemm_run(pool, matrix_vector(g));
   if (gemm_is_small(g)) return gemm_small(pool, g);
   if (g.batch == 1 && g.k >= 4096 && g.m * g.n <= 128 * 128) return gemm_split(pool, g);
-  for (int64_t k0 = 0; k0 == 0 || k0 < g.k; k0 += kOuterK) {
+  // B is packed in pieces that are still in the cache when they are used.
+  const int64_t fits = kOuterFloats / g.n, outer = fits > kOuterK ? fits / KC * KC : kOuterK;
+  for (int64_t k0 = 0; k0 == 0 || k0 < g.k; k0 += outer) {
     Gemm part = g;
-    part.k = min_of(kOuterK, g.k - k0);
+    part.k = min_of(outer, g.k - k0);
     part.a += k0 * g.acs;
     part.b = static_cast<const char*>(g.b) + k0 * g.brs * (g.bdtype == F32 ? 4 : 2);
     part.accumulate = g.accumulate || k0 > 0;

@@ -122,24 +122,11 @@ static SLUICE_INLINE vt load_block_row(const typename L::T* p) {
 
 /**
  * Packs one panel of width W: dst[k * W + j] = src[j * ps + k * ks] for j < width, 0 for the rest of W.
- * Fast when either stride is 1.
+ * Fast when ks is 1.
  */
 template <int W, class L>
 static void pack_panel(const typename L::T* src, int64_t ps, int64_t ks, int64_t width, int64_t kc, float* dst) {
   int64_t k = 0;
-  if (ps == 1 && width == W) {
-    for (; k < kc; k++, dst += W) {
-      const typename L::T* s = src + k * ks;
-      if constexpr (sizeof(*s) == 4) {
-        memcpy(dst, s, W * 4);
-      } else {
-        int j = 0;
-        for (; j + VL <= W; j += VL) vstore(dst + j, L::vec(s + j));
-        for (; j < W; j++) dst[j] = L::one(s + j);
-      }
-    }
-    return;
-  }
   if (ks == 1 && ps != 1) {
     for (; k + TW <= kc; k += TW) {
       for (int j0 = 0; j0 < W; j0 += TW) {
@@ -158,11 +145,45 @@ static void pack_panel(const typename L::T* src, int64_t ps, int64_t ks, int64_t
   }
 }
 
-/** pack_panel for a storage type known at run time; `offset` counts elements. */
+/**
+ * Packs neighbouring full panels of a source that is contiguous across them: k outside, so that memory is read in long
+ * pieces. Panels are `step` floats apart in dst.
+ */
+template <int W, class L>
+static void pack_wide(const typename L::T* src, int64_t ks, int64_t panels, int64_t kc, float* dst, int64_t step) {
+  for (int64_t k = 0; k < kc; k++) {
+    const typename L::T* s = src + k * ks;
+    float* d = dst + k * W;
+    for (int64_t p = 0; p < panels; p++, s += W, d += step) {
+      __builtin_prefetch(s + 6 * ks);  // long strides escape the hardware's prefetching
+      if constexpr (sizeof(*s) == 4) {
+        memcpy(d, s, W * 4);
+      } else {
+        int j = 0;
+        for (; j + VL <= W; j += VL) vstore(d + j, L::vec(s + j));
+        for (; j < W; j++) d[j] = L::one(s + j);
+      }
+    }
+  }
+}
+
+/** Packs `width` neighbours into panels of W, each kc * W floats. */
+template <int W, class L>
+static void pack_panels(const typename L::T* src, int64_t ps, int64_t ks, int64_t width, int64_t kc, float* dst) {
+  int64_t done = 0;
+  if (ps == 1) {
+    pack_wide<W, L>(src, ks, width / W, kc, dst, kc * W);
+    done = width / W * W;
+  }
+  for (; done < width; done += W)
+    pack_panel<W, L>(src + done * ps, ps, ks, width - done < W ? width - done : W, kc, dst + done * kc);
+}
+
+/** pack_panels for a storage type known at run time; `offset` counts elements. */
 template <int W>
 static void pack_any(const void* src, int dtype, int64_t offset, int64_t ps, int64_t ks, int64_t width, int64_t kc,
                      float* dst) {
-  if (dtype == F32) pack_panel<W, LoadF32>(static_cast<const float*>(src) + offset, ps, ks, width, kc, dst);
-  else if (dtype == F16) pack_panel<W, LoadF16>(static_cast<const uint16_t*>(src) + offset, ps, ks, width, kc, dst);
-  else pack_panel<W, LoadBF16>(static_cast<const uint16_t*>(src) + offset, ps, ks, width, kc, dst);
+  if (dtype == F32) pack_panels<W, LoadF32>(static_cast<const float*>(src) + offset, ps, ks, width, kc, dst);
+  else if (dtype == F16) pack_panels<W, LoadF16>(static_cast<const uint16_t*>(src) + offset, ps, ks, width, kc, dst);
+  else pack_panels<W, LoadBF16>(static_cast<const uint16_t*>(src) + offset, ps, ks, width, kc, dst);
 }

@@ -53,7 +53,16 @@ static __attribute__((noinline)) void gemm_epilogue(const Gemm& g, int64_t batch
 }
 
 constexpr int64_t kSmallRows = 32;
+constexpr int64_t kSmallFloats = 96 * 1024;  // more rows count as few while A fits into L2
 constexpr int RW = 4;  // rows of B at a time
+
+/** The first n elements, the rest zero. */
+template <class L>
+static SLUICE_INLINE vf load_first(const typename L::T* p, int64_t n) {
+  float t[VL] = {};
+  for (int64_t i = 0; i < n; i++) t[i] = L::one(p + i);
+  return vload(t);
+}
 
 /** Dot products of W rows of B with X rows of A: out[x * ldo + w] (+)= a_x . b_w. */
 template <class L, int W, int X>
@@ -79,18 +88,25 @@ static SLUICE_INLINE void small_dots(int64_t k, const typename L::T* b, int64_t 
       }
     }
   }
+  for (; p < k; p += VL) {
+    const int64_t left = k - p < VL ? k - p : VL;
+    vf bv[W];
+    for (int w = 0; w < W; w++) bv[w] = load_first<L>(b + w * ldb + p, left);
+    for (int x = 0; x < X; x++) {
+      vf av = vloadn(a + x * lda + p, left);
+      for (int w = 0; w < W; w++) acc[0][x][w] = vfma(av, bv[w], acc[0][x][w]);
+    }
+  }
+#pragma GCC unroll 3
   for (int x = 0; x < X; x++) {
-    float sum[4] = {0, 0, 0, 0};
+    float sum[4];
     if constexpr (U == 2)
       for (int w = 0; w < W; w++) acc[0][x][w] = acc[0][x][w] + acc[U - 1][x][w];
     if constexpr (W == 4) vhsum4(acc[0][x][0], acc[0][x][1], acc[0][x][2], acc[0][x][3], sum);
-    else
-      for (int w = 0; w < W; w++) sum[w] = vhsum(acc[0][x][w]);
-    for (int w = 0; w < W; w++) {
-      for (int64_t q = p; q < k; q++) sum[w] += a[x * lda + q] * L::one(b + w * ldb + q);
-      float* o = out + x * ldo + w;
-      *o = add ? *o + sum[w] : sum[w];
-    }
+    else sum[0] = vhsum(acc[0][x][0]);
+    float* o = out + x * ldo;
+#pragma GCC unroll 4
+    for (int w = 0; w < W; w++) o[w] = add ? o[w] + sum[w] : sum[w];
   }
 }
 
@@ -143,13 +159,18 @@ static void small_columns(Pool& pool, const Gemm& g, int64_t batch, int64_t j, i
   if (g.hasEpilogue()) gemm_epilogue(g, batch, 0, j, g.m, end - j);
 }
 
-static bool gemm_is_small(const Gemm& g) { return g.m <= kSmallRows && g.brs == 1 && g.acs == 1 && g.k >= VL; }
+static bool gemm_is_small(const Gemm& g) { 
+  const bool few = g.m <= kSmallRows || (g.m <= 2 * kSmallRows && g.m * g.k <= kSmallFloats);
+  return few && g.brs == 1 && g.acs == 1 && g.k >= VL;
+}
 
 static void gemm_small(Pool& pool, const Gemm& g) {
   const int64_t blocks = (g.n + RW - 1) / RW;
   // A task is worth waking a thread for from some 64k multiply-adds, or 128 KiB of B, on.
   int64_t cost = RW * g.k * (g.m < 2 ? 2 : g.m);
   int64_t grain = 65536 / cost > 0 ? 65536 / cost : 1;
+  const int64_t coarse = blocks / (8 * pool.threads());  // long pieces of B suit the hardware's prefetching
+  if (grain < coarse) grain = coarse;
   for (int64_t batch = 0; batch < g.batch; batch++) {
     pool.parallelFor(blocks, grain, [&](int64_t begin, int64_t end, int worker) {
       const int64_t j = begin * RW, stop = end * RW < g.n ? end * RW : g.n;
