@@ -1,0 +1,59 @@
+/**
+ * A model folder opened for work: transformer, tokenizer, identity.
+ */
+import { resolve } from "node:path";
+import { openModelFolder } from "../formats/index.ts";
+import { type LoadOptions, loadTransformer, type Transformer } from "../models/index.ts";
+import type { Device } from "../tensor/index.ts";
+import { loadTokenizer, type Tokenizer, TokenPacker, type TokenSource } from "../text/index.ts";
+import { inputError } from "../util/index.ts";
+
+export interface LanguageModel {
+  /** As the user named it. */
+  readonly name: string;
+  readonly folder: string;
+  /** Hash of config and weights: activations and SAEs name the model by it. */
+  readonly hash: string;
+  readonly model: Transformer;
+  readonly tokenizer: Tokenizer;
+}
+
+export async function openLanguageModel(
+  device: Device,
+  folder: string,
+  options: LoadOptions = {},
+): Promise<LanguageModel> {
+  const files = openModelFolder(folder);
+  const hash = await files.contentHash();
+  files.close();
+  const tokenizer = await loadTokenizer(folder);
+  const model = await loadTransformer(device, folder, options);
+  if (tokenizer.vocabSize > model.spec.vocabSize) {
+    throw inputError(
+      `${folder}: the tokenizer has ${tokenizer.vocabSize} ids, but the model embeds ${model.spec.vocabSize}; they do not belong together`,
+    );
+  }
+  return { name: folder, folder: resolve(folder), hash, model, tokenizer };
+}
+
+export interface WindowOptions {
+  /** Tokens of a window, BOS included; default the model's context. */
+  readonly context?: number;
+  readonly shuffle: boolean;
+  readonly seed?: number;
+}
+
+/** Windows over a text as the model was trained to read it: BOS first, EOS after each document. */
+export function windowsOf(
+  { model, tokenizer }: Pick<LanguageModel, "model" | "tokenizer">,
+  tokens: TokenSource,
+  { context = model.spec.contextLength, shuffle, seed = 0 }: WindowOptions,
+): TokenPacker {
+  return new TokenPacker(tokens, {
+    context,
+    bos: tokenizer.bosId ?? null,
+    eos: tokenizer.eosId ?? null,
+    shuffle,
+    seed,
+  });
+}
