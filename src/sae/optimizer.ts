@@ -24,11 +24,6 @@ export function disposeMoments({ m, v }: Moments): void {
   }
 }
 
-/** Factor that brings a gradient of norm `norm` down to `clip`, as PyTorch's clip_grad_norm_ has it. */
-export function clipFactor(norm: number, clip: number): number {
-  return Math.min(1, clip / (norm + 1e-6));
-}
-
 export interface AdamStep {
   readonly lr: number;
   /** 1 for the first step. */

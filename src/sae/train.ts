@@ -3,7 +3,7 @@
  * raw inputs. The same options give the same bits, whether or not the run was killed and resumed in between.
  */
 import { setImmediate } from "node:timers/promises";
-import { learningRate, type Schedule } from "../nn/schedules.ts";
+import { clipFactor, learningRate, type Schedule } from "../nn/index.ts";
 import { type Device, markFired, scaleInPlace, sumSquares, type Tensor } from "../tensor/index.ts";
 import { inputError, interruptedError, numericError, Rng } from "../util/index.ts";
 import type { AuxK } from "./auxk.ts";
@@ -16,7 +16,7 @@ import {
   saeTrainConfig,
 } from "./config.ts";
 import { initialBias, meanNormScale } from "./init.ts";
-import { applyAdam, clipFactor, createMoments, disposeMoments, type Moments } from "./optimizer.ts";
+import { applyAdam, createMoments, disposeMoments, type Moments } from "./optimizer.ts";
 import {
   createSae,
   disposeSae,
