@@ -38,25 +38,34 @@ struct Problem {
 
   SLUICE_INLINE int64_t reps() const { return H / G; }
   SLUICE_INLINE int64_t rows() const { return T * reps(); }
+  SLUICE_INLINE int64_t query(int64_t r) const { return uint32_t(r) / uint32_t(reps()); }
   SLUICE_INLINE int64_t width() const { return (D + VL - 1) / VL * VL; }
   // Row r sees the keys [first(b, r), last(r)).
   SLUICE_INLINE int64_t last(int64_t r) const {
-    const int64_t end = causal ? S - T + r / reps() + 1 : S;
+    const int64_t end = causal ? S - T + query(r) + 1 : S;
     return end < 0 ? 0 : end;
   }
   SLUICE_INLINE int64_t first(int64_t b, int64_t r) const {
     const int64_t start = starts ? starts[b] : 0;
-    const int64_t begin = window ? S - T + r / reps() - window + 1 : 0;
+    const int64_t begin = window ? S - T + query(r) - window + 1 : 0;
     return begin > start ? begin : start;
   }
-  SLUICE_INLINE int64_t segment(int64_t b, int64_t r) const { return segments[b * T + r / reps()]; }
+  // The rows that see any of the keys [j0, j1) are [rowsFrom(j0), rowsTo(j1)), apart from starts.
+  SLUICE_INLINE int64_t rowsFrom(int64_t j0) const {
+    return causal && j0 > S - T ? (j0 - (S - T)) * reps() : 0;
+  }
+  SLUICE_INLINE int64_t rowsTo(int64_t j1) const {
+    const int64_t queries = j1 - 1 + window - (S - T);
+    return window && queries < T ? (queries < 0 ? 0 : queries) * reps() : rows();
+  }
+  SLUICE_INLINE int64_t segment(int64_t b, int64_t r) const { return segments[b * T + query(r)]; }
   // Element offset of row r in q and out.
   SLUICE_INLINE int64_t at(int64_t b, int64_t g, int64_t r) const {
-    return ((b * T + r / reps()) * H + g * reps() + r % reps()) * D;
+    return ((b * T + query(r)) * H + g * reps() + r - query(r) * reps()) * D;
   }
   SLUICE_INLINE int64_t keyAt(int64_t b, int64_t g, int64_t j) const { return ((b * keyRows + j) * G + g) * D; }
   SLUICE_INLINE int64_t lseAt(int64_t b, int64_t g, int64_t r) const {
-    return (b * H + g * reps() + r % reps()) * T + r / reps();
+    return (b * H + g * reps() + r - query(r) * reps()) * T + query(r);
   }
 };
 
@@ -163,9 +172,9 @@ static SLUICE_INLINE Span visible(const Problem& p, int64_t b, int64_t r0, int64
 // True when the segments of the rows and of the keys [j0, j0 + count) cannot meet; *same when all are one segment.
 static bool apart(const Problem& p, int64_t b, int64_t r0, int64_t r1, int64_t j0, int64_t count, bool* same) {
   const int32_t* s = p.segments + b * p.T;
-  int32_t rowMin = s[r0 / p.reps()], rowMax = rowMin, keyMin = s[j0], keyMax = keyMin;
+  int32_t rowMin = s[p.query(r0)], rowMax = rowMin, keyMin = s[j0], keyMax = keyMin;
   for (int64_t r = r0; r < r1; r++) {
-    const int32_t x = s[r / p.reps()];
+    const int32_t x = s[p.query(r)];
     rowMin = x < rowMin ? x : rowMin;
     rowMax = x > rowMax ? x : rowMax;
   }
@@ -393,10 +402,10 @@ static void gradGroup(const Problem& p, const Grads& t, int64_t b, int64_t g, fl
       }
       for (int64_t j = 0; j < count; j += MR) {
         const int64_t n = count - j < MR ? count - j : MR;
-        int64_t from = 0, to = tile;  // the rows that see any of these keys
-        while (from < to && p.last(r0 + from) <= j0 + j) from++;
-        while (to > from && p.first(b, r0 + to - 1) >= j0 + j + n) to--;
-        if (from == to) continue;
+        int64_t from = p.rowsFrom(j0 + j) - r0, to = p.rowsTo(j0 + j + n) - r0;
+        from = from < 0 ? 0 : from;
+        to = to < tile ? to : tile;
+        if (from >= to) continue;
         const int64_t at = r0 + from;
         panel<true>(n, w, to - from, x + from * kKeys + j, kKeys, dO + at * w, w, dv + j * w, w, true);
         panel<true>(n, w, to - from, y + from * kKeys + j, kKeys, q + at * w, w, dk + j * w, w, true);
