@@ -15,7 +15,7 @@ static void copy_tiles(Pool& pool, const Loops<2>& l, T* dst, const T* src, int 
   const int64_t rows = l.dim[across], cols = l.dim[last];
   const int64_t row_tiles = ceil_div(rows, kTile), outer = l.total() / (rows * cols);
   const int64_t ds = l.stride[0][across], ss = l.stride[1][last];
-  const int64_t d_in = l.stride[0][last], s_in = l.stride[1][across];
+  const int64_t d_in = l.stride[0][last];
   const Loops<2>* loops = &l;
   parallel(pool, outer * row_tiles, ceil_div(16384, kTile * cols), [=](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
@@ -27,10 +27,13 @@ static void copy_tiles(Pool& pool, const Loops<2>& l, T* dst, const T* src, int 
         rest /= loops->dim[d];
       }
       const int64_t r0 = t % row_tiles * kTile, r1 = min64(rows, r0 + kTile);
+      T tile[kTile][kTile + 1];  // read whole lines first: rows of src often fall into the same cache sets
       for (int64_t c0 = 0; c0 < cols; c0 += kTile) {
         const int64_t c1 = min64(cols, c0 + kTile);
+        for (int64_t c = c0; c < c1; c++)
+          for (int64_t r = r0; r < r1; r++) tile[c - c0][r - r0] = src[s0 + r + c * ss];
         for (int64_t r = r0; r < r1; r++)
-          for (int64_t c = c0; c < c1; c++) dst[d0 + r * ds + c * d_in] = src[s0 + r * s_in + c * ss];
+          for (int64_t c = c0; c < c1; c++) dst[d0 + r * ds + c * d_in] = tile[c - c0][r - r0];
       }
     }
   });
@@ -137,14 +140,19 @@ struct SumOf {
 struct MaxOf {
   static SLUICE_INLINE float join(float a, float x) { return (x > a) | (x != x) ? x : a; }  // NaN wins
   static double row(const float* x, int64_t n) {
-    float m[16];
-    for (float& v : m) v = -INFINITY;
+    vf m0 = vset(-INFINITY), m1 = m0;
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16)
-      for (int j = 0; j < 16; j++) m[j] = join(m[j], x[i + j]);
-    for (; i < n; i++) m[0] = join(m[0], x[i]);
-    for (int j = 1; j < 16; j++) m[0] = join(m[0], m[j]);
-    return m[0];
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+      const vf a = vload(x + i), b = vload(x + i + VL);
+      m0 = vselect((a > m0) | (a != a), a, m0);
+      m1 = vselect((b > m1) | (b != b), b, m1);
+    }
+    float lanes[2 * VL], best = -INFINITY;
+    vstore(lanes, m0);
+    vstore(lanes + VL, m1);
+    for (float lane : lanes) best = join(best, lane);
+    for (; i < n; i++) best = join(best, x[i]);
+    return best;
   }
   static double both(double a, double b) { return (b > a) | (b != b) ? b : a; }
   static constexpr double start = -INFINITY;
@@ -229,6 +237,7 @@ static void argmax(Pool& pool, const Args& args) {
       const float* row = x + r * n;
       const float best = (float)MaxOf::row(row, n);
       int64_t i = 0;
+      while (i + VL <= n && !vany((vload(row + i) == best) | (vload(row + i) != vload(row + i)))) i += VL;
       while (i < n - 1 && !(row[i] == best || row[i] != row[i])) i++;
       out[r] = (int32_t)i;
     }
@@ -297,9 +306,9 @@ static void topk_row(const float* x, int64_t n, int64_t k, float* values, int32_
   for (int64_t i = 0; i < n; i += 16) {
     const int64_t end = min64(n, i + 16);
     if (full && end - i == 16) {
-      int any = 0;
-      for (int64_t j = i; j < i + 16; j++) any |= !(x[j] <= floor);
-      if (!any) continue;
+      vi low = vload(x + i) <= floor;
+      for (int j = VL; j < 16; j += VL) low &= vload(x + i + j) <= floor;
+      if (!vany(~low)) continue;
     }
     for (int64_t j = i; j < end; j++)
       if (!full || !(x[j] <= floor)) keys[count++] = rank_key(x[j], j);

@@ -7,13 +7,12 @@
 
 namespace prims {
 
-// Width of a column block of a [rows, d] matrix that is gathered from; depends on nothing but the shape.
+// Width of a column block of a [rows, d] matrix that is gathered from; depends on nothing but the shape. Blocks below
+// 1 KiB a row cost more than the misses they save.
 static int64_t column_block(int64_t rows, int64_t d) {
-  if (rows * d * 4 <= (24 << 20)) return d > 0 ? d : 1;
-  int64_t width = (16 << 20) / (rows * 4) / 64 * 64;
-  if (width < 128) width = 128;
-  const int64_t blocks = ceil_div(d, width);
-  return ceil_div(ceil_div(d, blocks), 64) * 64;
+  const int64_t cache = 24 << 20, width = rows > 0 ? cache / (rows * 4) / 64 * 64 : 0;
+  if (rows * d * 4 <= cache || width < 256) return d > 0 ? d : 1;
+  return ceil_div(ceil_div(d, ceil_div(d, width)), 64) * 64;
 }
 
 // out[c] = from[c] + sum over g of coef[g] * row[g][c]; from may be out, or null for zero. Prefetches next[g].

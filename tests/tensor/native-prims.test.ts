@@ -314,7 +314,7 @@ test("gathers and scatters move whole rows, and an index out of range is an erro
   }
   check("scatterAddRows", [tensor([6, 3]), indices([6], 4)], { rows: 4 });
   check("scatterAddRows", [tensor([40_000, 40]), indices([40_000], 300)], { rows: 500 }, 1e-4);
-  check("scatterAddRows", [tensor([40_000, 200]), indices([40_000], 300)], { rows: 300 }, 1e-4);
+  check("scatterAddRows", [tensor([9000, 720]), indices([9000], 300)], { rows: 300 }, 1e-4);
   check("takeLast", [tensor([300, 70]), indices([300, 5], 70)]);
   check("scatterLast", [tensor([300, 5]), indices([300, 5], 9)], { n: 9 });
   for (const setup of setups) {
@@ -387,7 +387,7 @@ test("the sparse passes agree with plain loops, duplicates and empty rows includ
     [5, 3, 6, 10],
     [40, 7, 33, 20],
     [700, 32, 64, 900],
-    [30, 5, 200, 40_000],
+    [30, 5, 720, 9000],
   ]) {
     const codes = [tensor([B, K]), indices([B, K], F)];
     const [values, index] = codes;
@@ -396,7 +396,7 @@ test("the sparse passes agree with plain loops, duplicates and empty rows includ
     check("sparseDecode", [values, index, w, bias], {}, 2e-5);
     check("sparseDecodeLoss", [values, index, w, bias, x], {}, 2e-5);
     check("sparseDot", [x, w, index], {}, 2e-5);
-    if (F === 40_000) continue;
+    if (F === 9000) continue;
     check("sparseOuter", [values, index, x], { rows: F }, 5e-5);
     check("sparseSum", [values, index], { rows: F }, 2e-5);
     const other = tensor([B, D + 3]);
@@ -404,12 +404,7 @@ test("the sparse passes agree with plain loops, duplicates and empty rows includ
     const fired = { ...values, data: (values.data as Float32Array).map((v) => Math.max(v, 0)) };
     check("markFired", [indices([F], 100), fired, index], { tokens: B });
   }
-  check(
-    "sparseOuter",
-    [tensor([40_000, 1]), indices([40_000, 1], 30), tensor([40_000, 200])],
-    { rows: 30 },
-    1e-4,
-  );
+  check("sparseOuter", [tensor([9000, 1]), indices([9000, 1], 30), tensor([9000, 720])], { rows: 30 }, 1e-4);
   check("markFired", [indices([2], 0, [2 ** 31 - 5, 3]), tensor([1, 1], [0]), indices([1, 1], 2)], {
     tokens: 10,
   });
@@ -423,7 +418,7 @@ test("the sparse passes agree with plain loops, duplicates and empty rows includ
 test("the loss pass can also return the products of the error with the chosen rows", { skip }, () => {
   for (const [B, K, D, F] of [
     [9, 5, 40, 30],
-    [20, 6, 200, 40_000],
+    [20, 6, 720, 9000],
   ]) {
     const [values, index, w, bias, x] = [
       tensor([B, K]),

@@ -27,7 +27,8 @@ export function caller(addon: Addon, pool: number, isa?: string): (name: string)
       addon.args[STATUS] = 0;
       addon.args.set(values);
       addon.call(pool, id);
-      if (addon.args[STATUS] !== 0) throw new Error(`${name}: index ${addon.args[STATUS + 1]} is out of range`);
+      if (addon.args[STATUS] !== 0)
+        throw new Error(`${name}: index ${addon.args[STATUS + 1]} is out of range`);
     };
   };
 }
@@ -50,6 +51,7 @@ export function loops(shape: Shape, ...operands: (readonly number[])[]): number[
     });
   });
   if (dims.length === 0) return [1, 1, ...operands.map(() => 1)];
-  if (dims.length > 16) throw new Error(`native: [${shape}] needs ${dims.length} nested loops, at most 16 are possible`);
+  if (dims.length > 16)
+    throw new Error(`native: [${shape}] needs ${dims.length} nested loops, at most 16 are possible`);
   return [dims.length, ...dims, ...strides.flat()];
 }
