@@ -35,35 +35,46 @@ export function caseOf(op: AnyOp, source: OpCase<unknown>): Case {
 
 export const casesOf = (name: OpName): Case[] => opOf(name).cases.map((c) => caseOf(opOf(name), c));
 
-/** The numbers of every input of a case, as f32 holds them; the same on every run. */
+const BANK = 1 << 18;
+const normals = Float64Array.from(new Rng(7).fillNormal(new Float32Array(BANK)));
+const uniforms = Float64Array.from(new Rng(8).fillUniform(new Float32Array(BANK)));
+
+const drawn = new Map<string, Dense[]>();
+
+/** The numbers of every input of a case, as f32 holds them; the same on every run. Not to be overwritten. */
 export function valuesOf(c: Case): Dense[] {
+  const before = drawn.get(c.label);
+  if (before) return before;
   const rng = new Rng(7).fork(c.label);
-  return c.inputs.map((input, i) => ({ shape: input.shape, data: draw(input, rng.fork(i)) }));
+  const values = c.inputs.map((input) => ({ shape: input.shape, data: draw(input, rng) }));
+  drawn.set(c.label, values);
+  return values;
 }
 
 function draw({ shape, kind = "normal", below = 2, values }: CaseInput, rng: Rng): Dense["data"] {
   const n = sizeOf(shape);
-  const floats = (f: () => number) => Float64Array.from({ length: n }, () => Math.fround(f()));
-  const ints = (f: (i: number) => number) => Int32Array.from({ length: n }, (_, i) => f(i));
   if (values) return kind === "index" ? Int32Array.from(values) : Float64Array.from(values, Math.fround);
+  const from = rng.int(BANK);
+  const floats = (f: (u: number, i: number) => number) => {
+    const data = new Float64Array(n);
+    for (let i = 0; i < n; i++) data[i] = Math.fround(f(uniforms[(from + i) % BANK], i));
+    return data;
+  };
   switch (kind) {
     case "normal":
-      return floats(() => rng.normal());
+      return floats((_, i) => normals[(from + i) % BANK]);
     case "positive":
-      return floats(() => 0.5 + 1.5 * rng.uniform());
+      return floats((u) => 0.5 + 1.5 * u);
     case "spread": // away from 0, where a kink may be
-      return floats(() => (0.2 + rng.uniform()) * (rng.uniform() < 0.5 ? -1 : 1));
+      return floats((u) => (u < 0.5 ? -0.2 - u : u - 0.3));
     case "mask":
-      return floats(() => rng.int(2));
+      return floats((u) => Math.floor(2 * u));
     case "index":
-      return ints(() => rng.int(below));
+      return Int32Array.from({ length: n }, (_, i) => Math.floor(below * uniforms[(from + i) % BANK]));
     case "distinct": {
       const width = shape[shape.length - 1];
-      let row = rng.permutation(below);
-      return ints((i) => {
-        if (i % width === 0) row = rng.permutation(below);
-        return row[i % width];
-      });
+      const rows = Array.from({ length: n / width }, () => rng.permutation(below).subarray(0, width));
+      return Int32Array.from(rows.flatMap((row) => [...row]));
     }
     default:
       return kind satisfies never;
@@ -94,9 +105,11 @@ const ROUND = {
   i32: (x: number) => x,
 } satisfies Record<DType, (x: number) => number>;
 
-/** The same numbers as `dtype` holds them. */
+/** Numbers that f32 can hold as `dtype` holds them. */
 export function rounded(d: Dense, dtype: DType): Dense {
-  return d.data instanceof Int32Array ? d : { shape: d.shape, data: d.data.map(ROUND[dtype]) };
+  return d.data instanceof Int32Array || dtype === "f32"
+    ? d
+    : { shape: d.shape, data: d.data.map(ROUND[dtype]) };
 }
 
 // ---- layouts
