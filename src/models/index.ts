@@ -10,8 +10,11 @@ export {
 } from "./build.ts";
 export { KvCache } from "./cache.ts";
 export { addVector, atPositions, replaceWith } from "./edits.ts";
+export { type GenerateOptions, type Generation, generate, type TokenEvent } from "./generate.ts";
 export { type Edit, type HookRequest, hookPoints, hookWidth, resolveHook } from "./hooks.ts";
+export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
 export { checkSpec, type ModelSpec, parameterCount, type RopeSpec } from "./spec.ts";
+export { TextStream } from "./text-stream.ts";
 export {
   crossEntropies,
   heldOutLoss,
