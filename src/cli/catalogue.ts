@@ -5,6 +5,26 @@ import type { CatalogueEntry } from "./command.ts";
 
 export const catalogue: readonly CatalogueEntry[] = [
   {
+    name: "demo",
+    summary: "the whole story on the bundled model, in minutes, with a report to look at",
+    load: async () => (await import("./commands/demo.ts")).demo,
+  },
+  {
+    name: "harvest",
+    summary: "write a model's activations to disk",
+    load: async () => (await import("./commands/harvest.ts")).harvestCommand,
+  },
+  {
+    name: "sae train",
+    summary: "train a sparse autoencoder",
+    load: async () => (await import("./commands/sae-train.ts")).saeTrain,
+  },
+  {
+    name: "sae eval",
+    summary: "measure an SAE: explained variance, L0, dead features, loss recovered, KL",
+    load: async () => (await import("./commands/sae-eval.ts")).saeEval,
+  },
+  {
     name: "doctor",
     summary: "what this machine can do: kernels, threads, memory, compiler, texts",
     load: async () => (await import("./commands/doctor.ts")).doctor,

@@ -1,0 +1,67 @@
+/**
+ * `sluice harvest`: activations of a model to disk.
+ */
+import { z } from "zod";
+import { harvest, windowsOf } from "../../recipes/index.ts";
+import { formatCount } from "../../util/index.ts";
+import { defineCommand } from "../command.ts";
+import { count, deviceFields, loadModel, textFields, tokensOf, withDevice } from "./shared.ts";
+
+export const harvestCommand = defineCommand({
+  name: "harvest",
+  summary: "write a model's activations to disk",
+  description:
+    "Runs text through the model and writes the rows at one or several hook points as safetensors shards with their " +
+    "tokens and positions. One forward pass serves all points and stops after the last. BOS and other special tokens " +
+    "are left out. The same command continues an interrupted harvest.",
+  schema: z.object({
+    model: z.string().describe("model folder (config.json, model.safetensors, tokenizer.json)"),
+    ...textFields,
+    text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
+    hook: z.array(z.string()).describe("hook points, as in blocks.3.hook_resid_post"),
+    tokens: count().describe("rows to write per hook point"),
+    out: z.string().describe("folder; one subfolder per hook point if there are several"),
+    dtype: z.enum(["f32", "f16"]).default("f32").describe("how activations are stored"),
+    maxNorm: z
+      .number()
+      .min(0)
+      .default(0)
+      .describe("leave out rows above this multiple of the median norm; 0 keeps all"),
+    shuffle: z.boolean().default(true).describe("take the windows of the text in random order"),
+    seed: z.number().int().min(0).default(0).describe("seed of that order"),
+    windows: count().default(16).describe("windows per forward pass"),
+    shardRows: count().optional().describe("rows per shard [about 64 MB]"),
+    ...deviceFields,
+  }),
+  examples: [
+    "sluice harvest --model models/brook --text sotu --hook blocks.3.hook_resid_post --tokens 60000 --out acts",
+  ],
+  run: (options, context) =>
+    withDevice(options, async (device) => {
+      const lm = await loadModel(device, options.model);
+      const split = options.split ?? "train";
+      const tokens = await tokensOf({ ...options, split }, lm.tokenizer, context);
+      const packer = windowsOf(lm, tokens, options);
+      const progress = context.progress({ label: "harvest", unit: "rows", total: options.tokens });
+      const result = await harvest({
+        ...options,
+        lm,
+        packer,
+        hooks: options.hook,
+        source: `${options.text.join(",")} (${split})`,
+        signal: context.signal,
+        onProgress: (rows) => progress.update(rows),
+      });
+      progress.finish();
+      tokens.close();
+      if (result.exhausted) {
+        context.log(
+          `the text ended after ${formatCount(result.rows)} of ${formatCount(options.tokens)} rows; add text with --text`,
+        );
+      }
+      return {
+        json: { out: options.out, ...result },
+        text: `${formatCount(result.rows)} rows of ${result.hooks.join(", ")} in ${options.out}`,
+      };
+    }),
+});

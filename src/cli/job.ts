@@ -1,0 +1,76 @@
+/**
+ * Commands as jobs: any `sluice` command run in a worker thread, so that a server's event loop stays free while a model
+ * trains or generates. Progress comes as events, the result as the object that `--json` would print.
+ */
+import { Worker } from "node:worker_threads";
+import { SluiceError, type ErrorCode } from "../util/index.ts";
+
+/** What a running job tells. */
+export type JobEvent =
+  | {
+      readonly kind: "progress";
+      readonly label: string;
+      readonly unit: string;
+      readonly done: number;
+      /** Undefined where the end is not known. */
+      readonly total?: number;
+      readonly details?: Readonly<Record<string, string | number>>;
+    }
+  | { readonly kind: "log"; readonly message: string }
+  /** Text as it comes, as `lm generate` writes it. */
+  | { readonly kind: "text"; readonly text: string };
+
+export interface JobOptions {
+  /** Called for every event, at most about ten times a second for progress. */
+  readonly onEvent?: (event: JobEvent) => void;
+  /** Asks the job to save and stop; the promise then fails with code `interrupted`. */
+  readonly signal?: AbortSignal;
+}
+
+/** What the worker posts. */
+export type JobMessage =
+  | { readonly kind: "event"; readonly event: JobEvent }
+  | { readonly kind: "done"; readonly json: Readonly<Record<string, unknown>> }
+  | { readonly kind: "failed"; readonly code?: ErrorCode; readonly message: string };
+
+/**
+ * Runs a command, named as on the command line (`sae train`), with its options as an object.
+ * Wrong options fail with code `usage`, as the command line would.
+ */
+export function runJob(
+  command: string,
+  options: Readonly<Record<string, unknown>>,
+  { onEvent, signal }: JobOptions = {},
+): Promise<Readonly<Record<string, unknown>>> {
+  return new Promise((resolve, reject) => {
+    const worker = new Worker(new URL("./job-worker.js", import.meta.url), { workerData: { command, options } });
+    const abort = () => worker.postMessage("abort");
+    if (signal?.aborted) abort();
+    signal?.addEventListener("abort", abort, { once: true });
+    let settled = false;
+    const settle = (finish: () => void) => {
+      settled = true;
+      signal?.removeEventListener("abort", abort);
+      finish();
+    };
+    worker.on("message", (message: JobMessage) => {
+      switch (message.kind) {
+        case "event":
+          onEvent?.(message.event);
+          return;
+        case "done":
+          settle(() => resolve(message.json));
+          return;
+        case "failed":
+          settle(() => reject(message.code ? new SluiceError(message.code, message.message) : new Error(message.message)));
+          return;
+        default:
+          message satisfies never;
+      }
+    });
+    worker.on("error", (error) => settle(() => reject(error)));
+    worker.on("exit", (code) => {
+      if (!settled) settle(() => reject(new Error(`job ${command}: its worker ended with code ${code} and no result`)));
+    });
+  });
+}

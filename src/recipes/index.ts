@@ -1,0 +1,18 @@
+/**
+ * Whole pipelines: what the commands do, as library functions.
+ */
+export { type DemoOptions, type DemoProgress, type DemoResult, runDemo } from "./demo.ts";
+export { collectFirings, featureCards } from "./features.ts";
+export { type HarvestOptions, type HarvestResult, harvest } from "./harvest.ts";
+export { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";
+export {
+  type LiveBlock,
+  type LiveOptions,
+  liveActivations,
+  openLiveSource,
+  rowWidth,
+} from "./live-activations.ts";
+export { evaluateOnModel, evaluateOnStore, type SaeEvalOptions, type SaeEvaluation } from "./sae-eval.ts";
+export { type SaeRunOptions, type SaeSource, trainSaeRun } from "./sae-train.ts";
+export { type SpliceMetrics, spliceMetrics } from "./splice.ts";
+export { openTextTokens, type TextTokensOptions } from "./text-tokens.ts";
