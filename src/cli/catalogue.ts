@@ -25,6 +25,31 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,
   },
   {
+    name: "bench gemm",
+    summary: "speed of matrix products",
+    load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,
+  },
+  {
+    name: "bench sae-step",
+    summary: "speed and memory of an SAE training step",
+    load: async () => (await import("./commands/bench-sae-step.ts")).benchSaeStepCommand,
+  },
+  {
+    name: "bench lm-forward",
+    summary: "speed of a forward pass with one captured layer",
+    load: async () => (await import("./commands/bench-lm.ts")).benchLmForwardCommand,
+  },
+  {
+    name: "bench lm-train",
+    summary: "speed of a language model's training step",
+    load: async () => (await import("./commands/bench-lm.ts")).benchLmTrainCommand,
+  },
+  {
+    name: "bench generate",
+    summary: "speed of cached decoding",
+    load: async () => (await import("./commands/bench-lm.ts")).benchGenerateCommand,
+  },
+  {
     name: "doctor",
     summary: "what this machine can do: kernels, threads, memory, compiler, texts",
     load: async () => (await import("./commands/doctor.ts")).doctor,

@@ -1,0 +1,125 @@
+/**
+ * `sluice bench lm-forward`, `lm-train` and `generate`: language models of random weights.
+ */
+import { z } from "zod";
+import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../recipes/bench-lm.ts";
+import { usageError } from "../../util/index.ts";
+import { defineCommand } from "../command.ts";
+import { benchFields, runBench, size } from "./bench-shared.ts";
+
+const lmFields = (defaults: LmSizes) => ({
+  arch: z.enum(["llama", "gpt2"]).default("llama").describe("shape of the model; gpt2 is not there yet"),
+  d: size(defaults.d, "width of the residual stream"),
+  layers: size(defaults.layers, "blocks"),
+  heads: size(defaults.heads, "query heads"),
+  kvHeads: size(defaults.kvHeads, "key-value heads"),
+  ffn: size(defaults.ffn, "width of the MLP"),
+  vocab: size(defaults.vocab, "vocabulary"),
+  ctx: size(defaults.ctx, "tokens of a window"),
+  batch: size(defaults.batch, "windows"),
+});
+
+function requireLlama(arch: "llama" | "gpt2"): void {
+  if (arch === "gpt2")
+    throw usageError(
+      "bench: --arch gpt2 is not supported yet (LayerNorm, learned positions); use --arch llama",
+    );
+}
+
+const SMALL: LmSizes = {
+  d: 512,
+  layers: 8,
+  heads: 8,
+  kvHeads: 2,
+  ffn: 1408,
+  vocab: 32000,
+  ctx: 128,
+  batch: 8,
+};
+const TRAINED: LmSizes = {
+  d: 256,
+  layers: 6,
+  heads: 8,
+  kvHeads: 4,
+  ffn: 688,
+  vocab: 4096,
+  ctx: 256,
+  batch: 32,
+};
+
+export const benchLmForwardCommand = defineCommand({
+  name: "bench lm-forward",
+  summary: "speed of a forward pass with one captured layer",
+  description:
+    "Times forward passes that capture the residual stream after one block: with logits (step), without the head " +
+    "(no_head), and stopped after that block (stopped), as a collector of activations runs it.",
+  schema: z.object({
+    ...lmFields(SMALL),
+    layer: z
+      .number()
+      .int()
+      .min(0)
+      .optional()
+      .describe("block whose output is captured, from 0 [the middle one]"),
+    ...benchFields(5, 1),
+  }),
+  examples: [
+    "sluice bench lm-forward",
+    "sluice bench lm-forward --d 256 --layers 6 --ffn 688 --vocab 4096 --json",
+  ],
+  run: ({ arch, ...options }, context) => {
+    requireLlama(arch);
+    const { steps, warmup, threads, layer, ...sizes } = options;
+    return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
+      await benchLmForward(device, sizes, { ...repeats, layer }),
+    ]);
+  },
+});
+
+export const benchLmTrainCommand = defineCommand({
+  name: "bench lm-train",
+  summary: "speed of a language model's training step",
+  description:
+    "Times steps of causal language-model training: forward and backward in passes of --micro windows, clipping at 1, " +
+    "AdamW. The gradients are those of the whole batch, whatever --micro is.",
+  schema: z.object({
+    ...lmFields(TRAINED),
+    micro: size(8, "windows per pass"),
+    ...benchFields(5, 1),
+  }),
+  examples: ["sluice bench lm-train", "sluice bench lm-train --batch 8 --json"],
+  run: ({ arch, ...options }, context) => {
+    requireLlama(arch);
+    const { steps, warmup, threads, micro, ...sizes } = options;
+    return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
+      await benchLmTrain(device, sizes, { ...repeats, micro }),
+    ]);
+  },
+});
+
+export const benchGenerateCommand = defineCommand({
+  name: "bench generate",
+  summary: "speed of cached decoding",
+  description:
+    "Times whole generations with a key-value cache: tokens_per_second counts the new tokens of all rows over the whole " +
+    "time, decode_tokens_per_second leaves out the prompt and the first new token.",
+  schema: z.object({
+    ...lmFields({ ...SMALL, ctx: 256, batch: 1 }),
+    prompt: size(16, "tokens of a prompt"),
+    newTokens: size(64, "new tokens per row"),
+    sample: z
+      .boolean()
+      .default(false)
+      .describe("sample at temperature 1 instead of taking the likeliest token"),
+    dtype: z.enum(["f32", "f16", "bf16"]).default("f32").describe("how weights are held; arithmetic is f32"),
+    ...benchFields(5, 1),
+  }),
+  examples: ["sluice bench generate --dtype f16", "sluice bench generate --batch 16 --sample --json"],
+  run: ({ arch, ...options }, context) => {
+    requireLlama(arch);
+    const { steps, warmup, threads, prompt, newTokens, sample, dtype, ...sizes } = options;
+    return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
+      await benchGenerate(device, sizes, { ...repeats, prompt, newTokens, sample, dtype }),
+    ]);
+  },
+});

@@ -1,0 +1,303 @@
+/**
+ * Language models of random weights in the shapes of the peers: a forward pass that captures one layer, a training
+ * step, cached decoding. B batch · T context · d width · V vocabulary. Tokens are uniform.
+ */
+import { llamaNames } from "../models/families/llama.ts";
+import {
+  crossEntropies,
+  generate,
+  LM_TRAIN_DEFAULTS,
+  type ModelSpec,
+  parameterCount,
+  Transformer,
+} from "../models/index.ts";
+import { assembleParams, paramSlots } from "../models/params.ts";
+import { AdamW, clipFactor, globalNorm } from "../nn/index.ts";
+import { add, cast, type Device, type DType, mul, sizeOf, sum, type Tensor } from "../tensor/index.ts";
+import { Rng, usageError } from "../util/index.ts";
+import { type BenchFigures, type BenchRepeats, figuresOf, yardstick } from "./bench.ts";
+import { type BenchClock, repeatTimed, spreadOf } from "./bench-clock.ts";
+
+export interface LmSizes {
+  readonly d: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly ffn: number;
+  readonly vocab: number;
+  readonly ctx: number;
+  readonly batch: number;
+}
+
+type WeightType = Exclude<DType, "i32">;
+
+function specOf({ d, layers, heads, kvHeads, ffn, vocab, ctx }: LmSizes, context = ctx): ModelSpec {
+  if (d % heads !== 0) throw usageError(`bench: a width of ${d} does not divide into ${heads} heads`);
+  return {
+    vocabSize: vocab,
+    dModel: d,
+    nLayers: layers,
+    nHeads: heads,
+    nKvHeads: kvHeads,
+    headDim: d / heads,
+    dMlp: ffn,
+    contextLength: context,
+    norm: { kind: "rms", eps: 1e-6, offset: 0 },
+    positions: { kind: "rope", theta: 10_000, fraction: 1 },
+    mlp: { kind: "gated", activation: "silu" },
+    attnScale: (d / heads) ** -0.5,
+    attnSoftcap: 0,
+    windowPattern: new Array<number>(layers).fill(0),
+    qkvBias: false,
+    tiedHead: false,
+    eosTokens: [],
+  };
+}
+
+/** Numbers that one random block repeats: only sizes matter to the clock, and drawing every weight would take seconds. */
+const BLOCK = 1 << 20;
+
+/** A model of the Llama shape; matrices are held in `dtype`. */
+function randomModel(device: Device, spec: ModelSpec, dtype: WeightType, rng: Rng): Transformer {
+  const block = rng.fork("weights").fillNormal(new Float32Array(BLOCK), 0, 0.02);
+  const slots = paramSlots(spec, llamaNames);
+  const tensors = slots.map(({ shape, matrix }) => {
+    const data = new Float32Array(sizeOf(shape)).fill(1);
+    for (let at = 0; matrix && at < data.length; at += BLOCK) {
+      data.set(block.subarray(0, Math.min(BLOCK, data.length - at)), at);
+    }
+    const full = device.tensor(data, shape).keep();
+    if (!matrix || dtype === "f32") return full;
+    const held = cast(full, dtype).keep();
+    full.dispose();
+    return held;
+  });
+  const params = assembleParams(spec, slots, tensors);
+  return new Transformer(
+    device,
+    spec,
+    params,
+    slots.map((slot, i) => ({ ...slot, tensor: tensors[i] })),
+  );
+}
+
+/** Weights that meet every token in a product. */
+const matmulWeights = (spec: ModelSpec, head: boolean): number =>
+  parameterCount(spec).blocks - spec.nLayers * 2 * spec.dModel + (head ? spec.vocabSize * spec.dModel : 0);
+
+function randomTokens(rng: Rng, { vocab, batch, ctx }: LmSizes, length = ctx): Int32Array {
+  return Int32Array.from({ length: batch * length }, () => rng.int(vocab));
+}
+
+/** x [B·T, d] and w [d, ffn] of the yardstick. */
+function lmYardstick(device: Device, { batch, ctx, d, ffn }: LmSizes, rng: Rng) {
+  const normals = (rows: number, cols: number) =>
+    device.tensor(rng.fillNormal(new Float32Array(rows * cols)), [rows, cols]).keep();
+  const [x, w] = [normals(batch * ctx, d), normals(d, ffn)];
+  const dispose = () => {
+    x.dispose();
+    w.dispose();
+  };
+  return { ...yardstick(device, x, w), dispose };
+}
+
+/** Forward passes that capture the stream after one block: with logits, without the head, stopped after that block. */
+export async function benchLmForward(
+  device: Device,
+  sizes: LmSizes,
+  { layer = Math.floor(sizes.layers / 2) - 1, ...repeats }: BenchRepeats & { readonly layer?: number },
+): Promise<BenchFigures> {
+  const rng = new Rng(0);
+  const spec = specOf(sizes);
+  if (!(layer >= 0 && layer < sizes.layers))
+    throw usageError(`bench: --layer ${layer} must be between 0 and ${sizes.layers - 1}`);
+  const point = `blocks.${layer}.hook_resid_post`;
+  const model = randomModel(device, spec, "f32", rng);
+  const gemm = lmYardstick(device, sizes, rng);
+  const { batch, ctx } = sizes;
+  const modes = {
+    step: { logits: "all" },
+    no_head: { logits: "none" },
+    stopped: { logits: "none", stopEarly: true },
+  } as const;
+  try {
+    const clock = await repeatTimed(repeats, (c) => {
+      const ids = device.tensor(randomTokens(rng, sizes), [batch, ctx], "i32");
+      gemm.run(c);
+      for (const [name, how] of Object.entries(modes)) {
+        c.time(name, () => device.scope(() => void model.forward(ids, { capture: [point], ...how })));
+      }
+      ids.dispose();
+    });
+    const tokens = batch * ctx;
+    const rate = (phase: string) => (tokens / spreadOf(clock.of(phase)).median) * 1000;
+    return figuresOf(clock, {
+      benchmark: "lm-forward",
+      sizes: { arch: "llama", ...sizes, layer },
+      tokens,
+      flops: gemm.flops,
+      more: {
+        parameters: parameterCount(spec).total,
+        logits_tokens_per_second: rate("step"),
+        no_head_tokens_per_second: rate("no_head"),
+        stopped_tokens_per_second: rate("stopped"),
+        no_head_gflops: (2 * matmulWeights(spec, false) * rate("no_head")) / 1e9,
+      },
+    });
+  } finally {
+    model.dispose();
+    gemm.dispose();
+  }
+}
+
+/** One step of causal language-model training: gradients of the batch in passes of `micro` windows, clip at 1, AdamW. */
+export async function benchLmTrain(
+  device: Device,
+  sizes: LmSizes,
+  { micro, ...repeats }: BenchRepeats & { readonly micro: number },
+): Promise<BenchFigures> {
+  if (sizes.batch % micro !== 0)
+    throw usageError(`bench: --batch ${sizes.batch} must be a multiple of --micro ${micro}`);
+  const rng = new Rng(0);
+  const spec = specOf(sizes);
+  const model = randomModel(device, spec, "f32", rng);
+  const gemm = lmYardstick(device, sizes, rng);
+  const params = model.slots.map(({ name, tensor, matrix }) => ({
+    name,
+    tensor,
+    weightDecay: matrix ? LM_TRAIN_DEFAULTS.weightDecay : 0,
+  }));
+  const optimizer = new AdamW(device, params, LM_TRAIN_DEFAULTS);
+  const tokens = sizes.batch * sizes.ctx;
+  let loss = Number.NaN;
+  try {
+    const clock = await repeatTimed(repeats, async (c) => {
+      const ids = randomTokens(rng, sizes, sizes.ctx + 1);
+      gemm.run(c);
+      loss = await c.timeAsync("step", () => lmStep(model, optimizer, ids, { sizes, micro, clock: c }));
+    });
+    const figures = figuresOf(clock, {
+      benchmark: "lm-train",
+      sizes: { arch: "llama", ...sizes, micro },
+      tokens,
+      flops: gemm.flops,
+      more: { parameters: parameterCount(spec).total, loss },
+    });
+    const work = 6 * matmulWeights(spec, true) * tokens;
+    return { ...figures, more: { ...figures.more, step_gflops: work / figures.step.median / 1e6 } };
+  } finally {
+    model.dispose();
+    gemm.dispose();
+    optimizer.dispose();
+  }
+}
+
+/** The step of `trainLm` without its records and checkpoints; returns the loss. */
+async function lmStep(
+  model: Transformer,
+  optimizer: AdamW,
+  ids: Int32Array,
+  { sizes: { ctx, batch }, micro, clock }: { sizes: LmSizes; micro: number; clock: BenchClock },
+): Promise<number> {
+  const { device } = model;
+  const began = performance.now();
+  let total: Tensor[] | undefined;
+  for (let row = 0; row < batch; row += micro) {
+    const part = windowsOf(ids, row, micro, ctx);
+    const { value, grads } = device.valueAndGrad(
+      () => mul(sum(crossEntropies(model, part, ctx)), 1 / (batch * ctx)),
+      model.parameters(),
+    );
+    const found = [value, ...(grads as Tensor[])];
+    total = total ? addAll(device, total, found) : found;
+  }
+  const [loss, ...grads] = total!; // batch >= micro >= 1
+  const norm = await globalNorm(grads);
+  const computed = performance.now();
+  clock.add("gradients", computed - began);
+  optimizer.step(grads, { lr: LM_TRAIN_DEFAULTS.lr, gradScale: clipFactor(norm, LM_TRAIN_DEFAULTS.clip) });
+  const result = await loss.item();
+  for (const t of [loss, ...grads]) t.dispose();
+  clock.add("optimizer", performance.now() - computed);
+  return result;
+}
+
+/** Rows of ctx + 1 ids as inputs and next tokens. */
+function windowsOf(ids: Int32Array, first: number, rows: number, ctx: number) {
+  const tokens = new Int32Array(rows * ctx);
+  const targets = new Int32Array(rows * ctx);
+  for (let r = 0; r < rows; r++) {
+    const at = (first + r) * (ctx + 1);
+    tokens.set(ids.subarray(at, at + ctx), r * ctx);
+    targets.set(ids.subarray(at + 1, at + 1 + ctx), r * ctx);
+  }
+  return { tokens, targets };
+}
+
+function addAll(device: Device, a: readonly Tensor[], b: readonly Tensor[]): Tensor[] {
+  return a.map((t, i) => {
+    const both = device.untracked(() => add(t, b[i]));
+    t.dispose();
+    b[i].dispose();
+    return both;
+  });
+}
+
+export interface GenerateBench extends BenchRepeats {
+  readonly prompt: number;
+  readonly newTokens: number;
+  /** Sample at temperature 1 instead of taking the largest logit. */
+  readonly sample: boolean;
+  readonly dtype: WeightType;
+}
+
+/** Cached decoding of random prompts. A step is one whole generation: prompt and new tokens of every row. */
+export async function benchGenerate(
+  device: Device,
+  sizes: LmSizes,
+  { prompt, newTokens, sample, dtype, ...repeats }: GenerateBench,
+): Promise<BenchFigures> {
+  if (newTokens < 2) throw usageError(`bench: --new-tokens ${newTokens} must be at least 2`);
+  const rng = new Rng(0);
+  const spec = specOf(sizes, Math.max(sizes.ctx, prompt + newTokens + 1));
+  const model = randomModel(device, spec, dtype, rng);
+  const { batch } = sizes;
+  try {
+    const clock = await repeatTimed(repeats, async (c) => {
+      const ids = randomTokens(rng, sizes, prompt);
+      const prompts = Array.from({ length: batch }, (_, b) => ids.subarray(b * prompt, (b + 1) * prompt));
+      let first = 0;
+      const began = performance.now();
+      const rows = await generate(model, prompts, {
+        maxNewTokens: newTokens,
+        temperature: sample ? 1 : 0,
+        stopTokens: [],
+        seed: c.of("step").length,
+        signal: repeats.signal,
+        onToken: () => {
+          if (first === 0) first = performance.now();
+        },
+      });
+      const ended = performance.now();
+      if (rows.some((row) => row.tokens.length !== newTokens)) throw new Error("bench: a row ended early");
+      c.add("step", ended - began);
+      c.add("prefill", first - began);
+      c.add("decode", ended - first);
+    });
+    const decode = clock.of("decode").map((ms) => ((batch * (newTokens - 1)) / ms) * 1000);
+    const perSecond = spreadOf(decode).median;
+    const bytes = dtype === "f32" ? 4 : 2;
+    return figuresOf(clock, {
+      benchmark: "lm-generate",
+      sizes: { arch: "llama", ...sizes, prompt, new_tokens: newTokens, sampled: sample, dtype },
+      tokens: batch * newTokens,
+      more: {
+        parameters: parameterCount(spec).total,
+        decode_tokens_per_second: perSecond,
+        weight_gb_per_second: (matmulWeights(spec, true) * bytes * perSecond) / batch / 1e9,
+      },
+    });
+  } finally {
+    model.dispose();
+  }
+}
