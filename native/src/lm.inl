@@ -3,6 +3,8 @@
 // fixed number of rows in order, so the bits do not depend on the number of threads.
 // Bound by memory; the exponentials (about 15 instructions per vector) come close to it.
 
+#include "prims.inl"
+
 namespace lm {
 
 static const int64_t kSpan = 16384;   // elements per task
@@ -37,6 +39,16 @@ static SLUICE_INLINE vf expNeg(vf x) {
   const vf r = vfma(n, vset(2.12194440e-4f), vfma(n, vset(-0.693359375f), x));
   const vf y = vfma(r * r, vexp_tail(r), r) + 1.0f;
   return vfrombits((vbits(y) + (vbits(t) << 23)) & ~(x < vset(-87.3f)));
+}
+
+// Reports the first index from `limit` on, or below 0 where that has no meaning.
+static bool indicesFit(const Args& args, const int32_t* indices, int64_t n, int64_t limit, bool negativeToo) {
+  for (int64_t i = 0; i < n; i++) {
+    if (indices[i] < limit && (indices[i] >= 0 || negativeToo)) continue;
+    prims::report_bad_index(args, indices[i]);
+    return false;
+  }
+  return true;
 }
 
 // ---- softmax ----
@@ -96,6 +108,7 @@ static void softmaxCrossEntropy(Pool& pool, const Args& args) {
   float* loss = args.ptr<float>(2);
   float* lse = args.ptr<float>(3);
   const int64_t rows = args.i64(4), n = args.i64(5);
+  if (!indicesFit(args, targets, rows, n, true)) return;
   pool.parallelFor(rows, rowsPerTask(n), [=](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       const float* x = logits + r * n;
@@ -103,7 +116,7 @@ static void softmaxCrossEntropy(Pool& pool, const Args& args) {
       const float logSum = logf(rowExpSum(x, n, max));
       const int32_t t = targets[r];
       lse[r] = max + logSum;
-      loss[r] = t < 0 || t >= n ? 0.0f : (max - x[t]) + logSum;
+      loss[r] = t < 0 ? 0.0f : (max - x[t]) + logSum;
     }
   });
 }
@@ -117,12 +130,13 @@ static void softmaxCrossEntropyGrad(Pool& pool, const Args& args) {
   const float* lse = args.ptr<float>(3);
   float* dlogits = args.ptr<float>(4);
   const int64_t rows = args.i64(5), n = args.i64(6);
+  if (!indicesFit(args, targets, rows, n, true)) return;
   pool.parallelFor(rows, rowsPerTask(n), [=](int64_t begin, int64_t end, int) {
     for (int64_t r = begin; r < end; r++) {
       const float* x = logits + r * n;
       float* dx = dlogits + r * n;
       const int32_t t = targets[r];
-      if (t < 0 || t >= n) {
+      if (t < 0) {
         memset(dx, 0, size_t(n) * sizeof(float));
         continue;
       }
@@ -218,7 +232,7 @@ static void rmsNormGrad(Pool& pool, const Args& args) {
 // ---- rope ----
 
 // Rotates the pairs (i, i + R/2) of the first R dimensions by the angle of the position; copies the rest.
-// args: x [B, T, H, D], cos [P, R/2], sin [P, R/2], positions [B, T], y, tokens = B T, H, D, R/2, inverse
+// args: x [B, T, H, D], cos [P, R/2], sin [P, R/2], positions [B, T], y, tokens = B T, H, D, R/2, inverse, P
 static void rope(Pool& pool, const Args& args) {
   const float* x = args.ptr<float>(0);
   const float* cosines = args.ptr<float>(1);
@@ -227,6 +241,7 @@ static void rope(Pool& pool, const Args& args) {
   float* y = args.ptr<float>(4);
   const int64_t tokens = args.i64(5), heads = args.i64(6), dim = args.i64(7), half = args.i64(8);
   const vf sign = vset(args.i64(9) ? -1.0f : 1.0f);
+  if (!indicesFit(args, positions, tokens, args.i64(10), false)) return;
   pool.parallelFor(tokens, rowsPerTask(heads * dim), [=](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       const float* c = cosines + positions[t] * half;

@@ -151,6 +151,26 @@ describe("native language-model kernels", () => {
     }
   });
 
+  test("targets and positions out of range are named", () => {
+    const kernels = lmKernels(addon, pools[1]);
+    const [x, y, n] = [tensor([1, 1, 2, 2], [1, 2, 3, 4]), tensor([1, 1, 2, 2]), tensor([2])];
+    const targets = tensor([2], [0, 2], "i32");
+    const logits = tensor([2, 2], [1, 2, 3, 4]);
+    const table = tensor([3, 1], [1, 1, 1]);
+    assert.throws(() => kernels.softmaxCrossEntropy([logits, targets], [n, tensor([2])]), /index 2/);
+    assert.throws(
+      () => kernels.softmaxCrossEntropyGrad([n, logits, targets, n], [tensor([2, 2])]),
+      /index 2/,
+    );
+    for (const position of [-1, 3]) {
+      const positions = tensor([1, 1], [position], "i32");
+      assert.throws(
+        () => kernels.rope([x, table, table, positions], [y], { inverse: false }),
+        /index -1|index 3/,
+      );
+    }
+  });
+
   test("rmsNorm of [3, 4] divides by sqrt(12.5)", () => {
     onAll(
       (k) => {

@@ -3,7 +3,7 @@
  */
 import type { KernelTensor } from "../types.ts";
 import { type Addon, dtypeCode } from "./addon.ts";
-import { addressOf, caller } from "./lm.ts";
+import { addressOf, caller } from "./call.ts";
 
 type Tensors = readonly KernelTensor[];
 
@@ -18,9 +18,10 @@ interface AttentionAttrs {
 
 /** The kernels of this family by op; `isa` picks an instruction set other than the best. */
 export function attentionKernels(addon: Addon, pool: number, isa?: string) {
-  const attention = caller(addon, pool, "attention", isa);
-  const attentionGrad = caller(addon, pool, "attentionGrad", isa);
-  const attentionCached = caller(addon, pool, "attentionCached", isa);
+  const call = caller(addon, pool, isa);
+  const attention = call("attention");
+  const attentionGrad = call("attentionGrad");
+  const attentionCached = call("attentionCached");
 
   /** B, T, S, H, G, D, then the attributes. */
   const problem = (q: KernelTensor, k: KernelTensor, length: number, a: AttentionAttrs) => [
@@ -39,13 +40,13 @@ export function attentionKernels(addon: Addon, pool: number, isa?: string) {
     /** q [B, T, H, D], k [B, S, G, D], v [B, S, G, D], segments? [B, T] -> out [B, T, H, D], lse [B, H, T]. */
     attention: (inputs: Tensors, outputs: Tensors, attrs: AttentionAttrs) => {
       const [q, k, v, segments] = inputs;
-      attention([...[q, k, v, segments, ...outputs].map(addressOf), ...problem(q, k, k.shape[1], attrs)]);
+      attention(...[q, k, v, segments, ...outputs].map(addressOf), ...problem(q, k, k.shape[1], attrs));
     },
     /** dout, q, k, v, out, lse, segments? -> dq, dk, dv. */
     attentionGrad: (inputs: Tensors, outputs: Tensors, attrs: AttentionAttrs) => {
       const [dout, q, k, v, out, lse, segments] = inputs;
       const tensors = [dout, q, k, v, out, lse, segments, ...outputs];
-      attentionGrad([...tensors.map(addressOf), ...problem(q, k, k.shape[1], attrs)]);
+      attentionGrad(...tensors.map(addressOf), ...problem(q, k, k.shape[1], attrs));
     },
     /** q [B, T, H, D], kCache [B, P, G, D], vCache, starts [B] -> out; the queries are the last of `length` keys. */
     attentionCached: (
@@ -56,11 +57,11 @@ export function attentionKernels(addon: Addon, pool: number, isa?: string) {
       const [q, k] = inputs;
       const cache = [dtypeCode[k.dtype], k.shape[1]];
       const causal = { ...attrs, causal: true };
-      attentionCached([
+      attentionCached(
         ...[...inputs, ...outputs].map(addressOf),
         ...cache,
         ...problem(q, k, attrs.length, causal),
-      ]);
+      );
     },
   };
 }

@@ -2,26 +2,11 @@
  * Bindings of native/src/lm.inl: softmax, cross-entropy, rmsNorm, rope and swiglu, with their gradients.
  * Inputs are contiguous f32 (indices i32); outputs are fresh.
  */
-import { ITEM_SIZE, type KernelTensor, sizeOf } from "../types.ts";
+import { type KernelTensor, sizeOf } from "../types.ts";
 import type { Addon } from "./addon.ts";
+import { addressOf, caller } from "./call.ts";
 
 type Tensors = readonly KernelTensor[];
-
-/** Where the first element of the tensor lies; 0 for an absent one. */
-export function addressOf(t: KernelTensor | undefined): number {
-  return t === undefined ? 0 : (t.handle as number) + t.offset * ITEM_SIZE[t.dtype];
-}
-
-/** A function that writes its numbers to the argument block and runs the named kernel. */
-export function caller(addon: Addon, pool: number, name: string, isa?: string): (args: number[]) => void {
-  const id = addon.kernels(isa)[name];
-  if (id === undefined)
-    throw new Error(`native backend: the addon has no kernel "${name}"; rebuild it with \`npm run native\``);
-  return (args) => {
-    addon.args.set(args);
-    addon.call(pool, id);
-  };
-}
 
 /** Extent of the last axis, and the number of rows before it. */
 function rowsOf(t: KernelTensor): [rows: number, width: number] {
@@ -31,7 +16,7 @@ function rowsOf(t: KernelTensor): [rows: number, width: number] {
 
 /** The kernels of this family by op; `isa` picks an instruction set other than the best. */
 export function lmKernels(addon: Addon, pool: number, isa?: string) {
-  const call = (name: string) => caller(addon, pool, name, isa);
+  const call = caller(addon, pool, isa);
   const addresses = (inputs: Tensors, outputs: Tensors) => [...inputs, ...outputs].map(addressOf);
 
   const softmax = call("softmax");
@@ -47,32 +32,40 @@ export function lmKernels(addon: Addon, pool: number, isa?: string) {
   return {
     /** x [..., n] -> y. */
     softmax: (inputs: Tensors, outputs: Tensors) =>
-      softmax([...addresses(inputs, outputs), ...rowsOf(inputs[0])]),
+      softmax(...addresses(inputs, outputs), ...rowsOf(inputs[0])),
     /** x [..., n] -> y. */
     logSoftmax: (inputs: Tensors, outputs: Tensors) =>
-      logSoftmax([...addresses(inputs, outputs), ...rowsOf(inputs[0])]),
+      logSoftmax(...addresses(inputs, outputs), ...rowsOf(inputs[0])),
     /** logits [N, V], targets [N] -> loss [N], lse [N]. */
     softmaxCrossEntropy: (inputs: Tensors, outputs: Tensors) =>
-      softmaxCrossEntropy([...addresses(inputs, outputs), ...rowsOf(inputs[0])]),
+      softmaxCrossEntropy(...addresses(inputs, outputs), ...rowsOf(inputs[0])),
     /** dloss [N], logits [N, V], targets [N], lse [N] -> dlogits. */
     softmaxCrossEntropyGrad: (inputs: Tensors, outputs: Tensors) =>
-      softmaxCrossEntropyGrad([...addresses(inputs, outputs), ...rowsOf(inputs[1])]),
+      softmaxCrossEntropyGrad(...addresses(inputs, outputs), ...rowsOf(inputs[1])),
     /** x [..., D], weight [D] -> y, rstd [...]. */
     rmsNorm: (inputs: Tensors, outputs: Tensors, attrs: { eps: number; offset: number }) =>
-      rmsNorm([...addresses(inputs, outputs), ...rowsOf(inputs[0]), attrs.eps, attrs.offset]),
+      rmsNorm(...addresses(inputs, outputs), ...rowsOf(inputs[0]), attrs.eps, attrs.offset),
     /** dy, x, weight, rstd -> dx, dweight. */
     rmsNormGrad: (inputs: Tensors, outputs: Tensors, attrs: { offset: number }) =>
-      rmsNormGrad([...addresses(inputs, outputs), ...rowsOf(inputs[1]), attrs.offset]),
+      rmsNormGrad(...addresses(inputs, outputs), ...rowsOf(inputs[1]), attrs.offset),
     /** x [B, T, H, D], cos [P, R/2], sin [P, R/2], positions [B, T] -> y. */
     rope: (inputs: Tensors, outputs: Tensors, attrs: { inverse: boolean }) => {
       const [B, T, H, D] = inputs[0].shape;
-      rope([...addresses(inputs, outputs), B * T, H, D, inputs[1].shape[1], attrs.inverse ? 1 : 0]);
+      rope(
+        ...addresses(inputs, outputs),
+        B * T,
+        H,
+        D,
+        inputs[1].shape[1],
+        attrs.inverse ? 1 : 0,
+        inputs[1].shape[0],
+      );
     },
     /** gate, up -> y. */
     swiglu: (inputs: Tensors, outputs: Tensors) =>
-      swiglu([...addresses(inputs, outputs), sizeOf(inputs[0].shape)]),
+      swiglu(...addresses(inputs, outputs), sizeOf(inputs[0].shape)),
     /** dy, gate, up -> dgate, dup. */
     swigluGrad: (inputs: Tensors, outputs: Tensors) =>
-      swigluGrad([...addresses(inputs, outputs), sizeOf(inputs[0].shape)]),
+      swigluGrad(...addresses(inputs, outputs), sizeOf(inputs[0].shape)),
   };
 }
