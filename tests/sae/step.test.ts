@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { transpose2d } from "../../src/formats/index.ts";
+import { denseAux, sparseAux } from "../../src/sae/auxk.ts";
 import {
   createSae,
   decode,
@@ -132,6 +133,26 @@ for (const backend of BACKENDS) {
       }
       for (const u of [t.loss, t.recon, ...t.grads]) u.dispose();
     }));
+
+  for (const k of [3, 9, 40]) {
+    test(`${backend}: the dense and the sparse form of AuxK agree, ${k} of 40 dead features per token`, () =>
+      withDevice(backend, async (device) => {
+        const rng = new Rng(8);
+        const [B, D, n] = [21, 10, 40];
+        const normal = (...shape: number[]) =>
+          device.tensor(rng.fillNormal(new Float32Array(shape.reduce((a, b) => a * b))), shape);
+        const [dense, sparse] = device.scope(() => {
+          const rows = { wEnc: normal(n, D), wDec: normal(n, D), bEnc: normal(n), k };
+          const main = { z: normal(B, D), error: normal(B, D), loss: normal(1), errorSum: normal(D) };
+          const weight = device.full([], 0.3);
+          return [denseAux(rows, main, weight), sparseAux(rows, main, weight)];
+        });
+        for (const name of ["sse", "wDec", "wEnc", "bEnc", "along"] as const) {
+          assertClose(await dense[name].floats(), await sparse[name].floats(), name, 1e-5);
+        }
+        for (const t of [...Object.values(dense), ...Object.values(sparse)]) t.dispose();
+      }));
+  }
 
   for (const applyBDecToInput of [true, false]) {
     test(`${backend}: the explicit gradients equal autograd, b_dec ${applyBDecToInput ? "" : "not "}subtracted`, () =>
