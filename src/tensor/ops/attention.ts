@@ -125,8 +125,10 @@ function visible(q: Tensor, S: number, { causal, window }: AttentionAttrs, segme
 /** Softmax weights [B, H, T, S] by plain ops. Differentiable. */
 export function attentionPattern(q: Tensor, k: Tensor, attrs: AttentionAttrs, segments?: Tensor): Tensor {
   const { B, T, H, S } = sizes("attentionPattern", q, k, k);
-  const scores = maskedScores(q, k, attrs, segments);
-  return reshape(softmax(reshape(scores, [B * H * T, S])), [B, H, T, S]);
+  return q.device.scope(() => {
+    const scores = maskedScores(q, k, attrs, segments);
+    return reshape(softmax(reshape(scores, [B * H * T, S])), [B, H, T, S]);
+  });
 }
 
 function maskedScores(q: Tensor, k: Tensor, attrs: AttentionAttrs, segments?: Tensor): Tensor {
@@ -147,8 +149,10 @@ function perHead(x: Tensor, H: number): Tensor {
 
 /** Weights [B, H, T, S] applied to v [B, S, G, Dh]: z [B, T, H, Dh]. */
 export function attend(pattern: Tensor, v: Tensor): Tensor {
-  const values = permute(perHead(v, pattern.shape[1]), [0, 2, 1, 3]); // [B, H, S, Dh]
-  return permute(matmul(pattern, values), [0, 2, 1, 3]);
+  return v.device.scope(() => {
+    const values = permute(perHead(v, pattern.shape[1]), [0, 2, 1, 3]); // [B, H, S, Dh]
+    return permute(matmul(pattern, values), [0, 2, 1, 3]);
+  });
 }
 
 function split(inputs: readonly Tensor[]): { q: Tensor; k: Tensor; v: Tensor; segments?: Tensor } {
@@ -421,7 +425,7 @@ export interface AttentionOptions extends Partial<AttentionAttrs> {
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
   const { segments, scale = q.shape[3] ** -0.5, causal = true, window = 0, softcap = 0 } = options;
   const inputs = segments ? [q, k, v, segments] : [q, k, v];
-  return dispatch(attentionOp, inputs, { scale, causal, window, softcap })[0];
+  return q.device.scope(() => dispatch(attentionOp, inputs, { scale, causal, window, softcap })[0]);
 }
 
 /** Causal attention over a key-value cache [B, P, G, Dh]; see `attentionCachedOp`. */

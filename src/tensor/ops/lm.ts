@@ -429,7 +429,7 @@ export function rmsNorm(
   weight: Tensor,
   { eps = 1e-5, offset = 0 }: Partial<RmsNormAttrs> = {},
 ): Tensor {
-  return dispatch(rmsNormOp, [x, weight], { eps, offset })[0];
+  return x.device.scope(() => dispatch(rmsNormOp, [x, weight], { eps, offset })[0]);
 }
 
 /** Rotary positions on x [B, T, H, Dh]; tables cos and sin [P, R/2], positions i32 [B, T]. */
@@ -444,5 +444,5 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
 
 /** Cross-entropy of each row of logits [N, V] against targets i32 [N], in nats: [N]. Negative targets count as 0. */
 export function softmaxCrossEntropy(logits: Tensor, targets: Tensor): Tensor {
-  return dispatch(softmaxCrossEntropyOp, [logits, targets], {})[0];
+  return logits.device.scope(() => dispatch(softmaxCrossEntropyOp, [logits, targets], {})[0]);
 }

@@ -133,14 +133,12 @@ function reduce(op: typeof sumOp, x: Tensor, { axes, keepDims = false }: ReduceO
   const adjacent = wanted.every((a, i) => i === 0 || a === wanted[i - 1] + 1);
   if (adjacent) return dispatch(op, [x], { axes: wanted, keepDims })[0];
   const rest = x.shape.map((_, i) => i).filter((i) => !wanted.includes(i));
-  const moved = permute(x, [...rest, ...wanted]);
-  const y = dispatch(op, [moved], { axes: wanted.map((_, i) => rest.length + i), keepDims: false })[0];
-  return keepDims
-    ? reshape(
-        y,
-        x.shape.map((d, i) => (wanted.includes(i) ? 1 : d)),
-      )
-    : y;
+  const shape = x.shape.flatMap((d, i) => (wanted.includes(i) ? (keepDims ? [1] : []) : [d]));
+  return x.device.scope(() => {
+    const moved = permute(x, [...rest, ...wanted]);
+    const last = wanted.map((_, i) => rest.length + i);
+    return reshape(dispatch(op, [moved], { axes: last, keepDims: false })[0], shape);
+  });
 }
 
 export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {
@@ -153,8 +151,10 @@ export function max(x: Tensor, options: ReduceOptions = {}): Tensor {
 }
 
 export function mean(x: Tensor, options: ReduceOptions = {}): Tensor {
-  const y = sum(x, options);
-  return mul(y, y.size / x.size);
+  return x.device.scope(() => {
+    const y = sum(x, options);
+    return mul(y, y.size / x.size);
+  });
 }
 
 /** Index of the largest element of the last axis, i32. */
