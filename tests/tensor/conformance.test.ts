@@ -19,6 +19,7 @@ import {
   leakFree,
   nativeMissing,
   opNames,
+  opOf,
   place,
   rounded,
   shownIn,
@@ -193,6 +194,10 @@ const NAN_SPREADS: readonly OpName[] = [
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss"] as const),
 ];
 
+/** Integers that name documents or first positions, not places in memory. */
+const UNBOUNDED: readonly OpName[] = ["attention", "attentionGrad", "attentionCached"];
+const NEGATIVE_MEANS_NONE: readonly OpName[] = ["softmaxCrossEntropy", "softmaxCrossEntropyGrad"];
+
 /** The numbers of a case with some replaced, at other places in each input. */
 function withSpecials(c: Case, specials: readonly number[]): Dense[] {
   return valuesOf(c).map((d, i) => {
@@ -236,6 +241,24 @@ for (const [name, make] of Object.entries(backends)) {
     test("a NaN spreads through the others exactly as far as through the plain loops", async () => {
       for (const op of NAN_SPREADS)
         for (const c of casesOf(op)) await check(device, c, {}, withSpecials(c, [Number.NaN]));
+    });
+
+    test("an index out of range is refused by every op that takes one", async () => {
+      for (const op of opNames) {
+        const at = opOf(op).ints?.[opOf(op).ints!.length - 1];
+        if (at === undefined || UNBOUNDED.includes(op)) continue;
+        for (const bad of NEGATIVE_MEANS_NONE.includes(op) ? [1000] : [1000, -5]) {
+          const [c] = casesOf(op);
+          const values = valuesOf(c).map((d, i) =>
+            i === at ? { shape: d.shape, data: d.data.map((v, n) => (n === 1 ? bad : v)) } : d,
+          );
+          await leakFree(device, async () => {
+            const inputs = values.map((d) => place(device, d, "contiguous"));
+            const message = new RegExp(`: index ${bad} is out(side \\[0, \\d+\\)| of range)$`);
+            assert.throws(() => dispatch(c.op, inputs, c.attrs, device), { message }, c.label);
+          });
+        }
+      }
     });
 
     if (name.startsWith("native")) {

@@ -1,5 +1,5 @@
 /**
- * Reading and writing by index. Indices are i32 and are checked by the reference kernel only; native trusts them.
+ * Reading and writing by index. Indices are i32; kernels refuse those out of range.
  */
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
@@ -9,7 +9,8 @@ import { reshape } from "../views.ts";
 
 type None = Record<string, never>;
 
-function check(name: string, index: number, below: number): number {
+/** The index itself; throws unless 0 <= index < below. */
+export function checkIndex(name: string, index: number, below: number): number {
   if (index < 0 || index >= below) throw new Error(`${name}: index ${index} is outside [0, ${below})`);
   return index;
 }
@@ -32,7 +33,7 @@ export const gatherRowsOp = primitive<None>({
   ref: ([table, indices], [y]) => {
     const width = sizeOf(table.shape.slice(1));
     for (let i = 0; i < indices.data.length; i++) {
-      const row = check("gatherRows", indices.data[i], table.shape[0]);
+      const row = checkIndex("gatherRows", indices.data[i], table.shape[0]);
       y.data.set(table.data.subarray(row * width, (row + 1) * width), i * width);
     }
   },
@@ -67,7 +68,7 @@ export const scatterAddRowsOp = primitive<{ rows: number }>({
     const width = src.shape[1];
     y.data.fill(0);
     for (let i = 0; i < indices.data.length; i++) {
-      const row = check("scatterAddRows", indices.data[i], rows);
+      const row = checkIndex("scatterAddRows", indices.data[i], rows);
       for (let d = 0; d < width; d++) y.data[row * width + d] += src.data[i * width + d];
     }
   },
@@ -102,7 +103,7 @@ export const takeLastOp = primitive<None>({
     const n = x.shape[1];
     for (let r = 0; r < rows; r++) {
       for (let j = 0; j < k; j++)
-        y.data[r * k + j] = x.data[r * n + check("takeLast", indices.data[r * k + j], n)];
+        y.data[r * k + j] = x.data[r * n + checkIndex("takeLast", indices.data[r * k + j], n)];
     }
   },
   vjp: ({ inputs: [x, indices], grads: [g] }) => [g && scatterLast(g, indices, x.shape[1])],
@@ -132,7 +133,7 @@ export const scatterLastOp = primitive<{ n: number }>({
     y.data.fill(0);
     for (let r = 0; r < rows; r++) {
       for (let j = 0; j < k; j++)
-        y.data[r * n + check("scatterLast", indices.data[r * k + j], n)] += values.data[r * k + j];
+        y.data[r * n + checkIndex("scatterLast", indices.data[r * k + j], n)] += values.data[r * k + j];
     }
   },
   vjp: ({ inputs: [, indices], grads: [g] }) => [g && takeLast(g, indices)],

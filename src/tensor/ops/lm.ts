@@ -19,7 +19,7 @@ import {
   square,
   sub,
 } from "./elementwise.ts";
-import { gatherRows, scatterLast, takeLast } from "./gather.ts";
+import { checkIndex, gatherRows, scatterLast, takeLast } from "./gather.ts";
 import { max, mean, sum } from "./reduce.ts";
 import { concat } from "./shape.ts";
 
@@ -215,12 +215,13 @@ export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>
     const half = c.shape[1];
     y.data.set(x.data);
     for (let bt = 0; bt < B * T; bt++) {
+      const at = checkIndex("rope", positions.data[bt], c.shape[0]) * half;
       for (let h = 0; h < H; h++) {
         for (let i = 0; i < half; i++) {
           const a = (bt * H + h) * Dh + i;
           const b = a + half;
-          const co = c.data[positions.data[bt] * half + i];
-          const si = s.data[positions.data[bt] * half + i] * (inverse ? -1 : 1);
+          const co = c.data[at + i];
+          const si = s.data[at + i] * (inverse ? -1 : 1);
           y.data[a] = x.data[a] * co - x.data[b] * si;
           y.data[b] = x.data[b] * co + x.data[a] * si;
         }
@@ -344,9 +345,8 @@ export const softmaxCrossEntropyOp = fused<None>({
     eachRow(logits, (row, at) => {
       const r = at / row.length;
       const t = targets.data[r];
-      if (t >= row.length) throw new Error(`softmaxCrossEntropy: target ${t} is outside [0, ${row.length})`);
       lse.data[r] = logSumExp(row);
-      loss.data[r] = t < 0 ? 0 : lse.data[r] - row[t];
+      loss.data[r] = t < 0 ? 0 : lse.data[r] - row[checkIndex("softmaxCrossEntropy", t, row.length)];
     }),
   vjp: ({ inputs: [logits, targets], outputs: [, lse], grads: [g] }) => [
     g && dispatch(softmaxCrossEntropyGradOp, [g, logits, targets, lse], {})[0],
@@ -383,6 +383,7 @@ export const softmaxCrossEntropyGradOp = fused<None>({
     eachRow(logits, (row, at) => {
       const r = at / row.length;
       const t = targets.data[r];
+      if (t >= 0) checkIndex("softmaxCrossEntropyGrad", t, row.length);
       row.forEach((v, i) => {
         d.data[at + i] = t < 0 ? 0 : g.data[r] * (Math.exp(v - lse.data[r]) - Number(i === t));
       });

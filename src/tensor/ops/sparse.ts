@@ -8,7 +8,7 @@ import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
 import { expand, reshape, transpose } from "../views.ts";
 import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
-import { gatherRows, scatterAddRows, topk } from "./gather.ts";
+import { checkIndex, gatherRows, scatterAddRows, topk } from "./gather.ts";
 import { matmul } from "./matmul.ts";
 import { mean, sum } from "./reduce.ts";
 import { concat } from "./shape.ts";
@@ -138,8 +138,7 @@ function decodeInto(y: Dense["data"], values: Dense, indices: Dense, w: Dense, b
   for (let b = 0; b < B; b++) {
     for (let d = 0; d < D; d++) y[b * D + d] = bias ? bias.data[d] : 0;
     for (let k = 0; k < K; k++) {
-      const f = indices.data[b * K + k];
-      if (f < 0 || f >= F) throw new Error(`sparseDecode: index ${f} is outside [0, ${F})`);
+      const f = checkIndex("sparseDecode", indices.data[b * K + k], F);
       for (let d = 0; d < D; d++) y[b * D + d] += values.data[b * K + k] * w.data[f * D + d];
     }
   }
@@ -164,7 +163,7 @@ export const sparseDotOp = fused<None>({
     const D = x.shape[1];
     for (let b = 0; b < B; b++) {
       for (let k = 0; k < K; k++) {
-        const f = indices.data[b * K + k];
+        const f = checkIndex("sparseDot", indices.data[b * K + k], w.shape[0]);
         let total = 0;
         for (let d = 0; d < D; d++) total += x.data[b * D + d] * w.data[f * D + d];
         y.data[b * K + k] = total;
@@ -212,13 +211,13 @@ export const sparseOuterOp = fused<{ rows: number }>({
     requireMatrix("sparseOuter", "x", x, B);
     return [f32([rows, x.shape[1]])];
   },
-  ref: ([values, indices, x], [y]) => {
+  ref: ([values, indices, x], [y], { rows }) => {
     const [B, K] = values.shape;
     const D = x.shape[1];
     y.data.fill(0);
     for (let b = 0; b < B; b++) {
       for (let k = 0; k < K; k++) {
-        const f = indices.data[b * K + k];
+        const f = checkIndex("sparseOuter", indices.data[b * K + k], rows);
         for (let d = 0; d < D; d++) y.data[f * D + d] += values.data[b * K + k] * x.data[b * D + d];
       }
     }
@@ -251,9 +250,11 @@ export const sparseSumOp = fused<{ rows: number }>({
     requireCodes("sparseSum", values, indices);
     return [f32([rows])];
   },
-  ref: ([values, indices], [y]) => {
+  ref: ([values, indices], [y], { rows }) => {
     y.data.fill(0);
-    for (let i = 0; i < values.data.length; i++) y.data[indices.data[i]] += values.data[i];
+    for (let i = 0; i < values.data.length; i++) {
+      y.data[checkIndex("sparseSum", indices.data[i], rows)] += values.data[i];
+    }
   },
   vjp: ({ inputs: [values, indices], grads: [g] }) => [
     g && reshape(gatherRows(reshape(g, [-1, 1]), indices), values.shape),
@@ -384,7 +385,10 @@ export const markFiredOp = primitive<{ tokens: number }>({
     for (let f = 0; f < lastFired.data.length; f++) {
       lastFired.data[f] = Math.min(lastFired.data[f] + tokens, 2 ** 31 - 1);
     }
-    for (let i = 0; i < values.data.length; i++) if (values.data[i] > 0) lastFired.data[indices.data[i]] = 0;
+    for (let i = 0; i < values.data.length; i++) {
+      const f = checkIndex("markFired", indices.data[i], lastFired.data.length);
+      if (values.data[i] > 0) lastFired.data[f] = 0;
+    }
   },
   cases: [
     {
