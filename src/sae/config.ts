@@ -55,7 +55,11 @@ export const saeTrainSchema = z.object({
   lr: z.number().positive().optional().describe("peak learning rate of Adam [2e-4 / sqrt(features / 2^14)]"),
   beta1: z.number().min(0).lt(1).default(0.9).describe("decay of Adam's first moment"),
   beta2: z.number().min(0).lt(1).default(0.999).describe("decay of Adam's second moment"),
-  eps: z.number().positive().default(1e-8).describe("what Adam adds to the root of the second moment"),
+  eps: z
+    .number()
+    .positive()
+    .default(6.25e-10)
+    .describe("what Adam adds to the root of the second moment; small, as AuxK's gradients are"),
   warmupSteps: z
     .number()
     .int()

@@ -5,6 +5,7 @@ export type { AuxK } from "./auxk.ts";
 export { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
 export {
   type Activation,
+  differences,
   type SaeConfig,
   type SaeTrainConfig,
   type SaeTrainInput,

@@ -5,7 +5,10 @@
 import type { NamedArray } from "../formats/index.ts";
 import { inputError } from "../util/index.ts";
 
-/** Row-major activations [rows, D]. The memory may be reused once the next batch is asked for. */
+/**
+ * Row-major activations [rows, D]. The memory may be reused once the next batch is asked for. A source that needs long for
+ * the next rows may hand out 0 of them when its signal was raised, so that the loop comes to look at the same signal.
+ */
 export interface ActivationBatch {
   readonly x: Float32Array;
   readonly rows: number;
@@ -86,8 +89,8 @@ export class Batcher {
     return out;
   }
 
-  /** Up to `rows` of the coming rows, in a copy; they stay to be used. */
-  async peek(rows: number): Promise<Float32Array> {
+  /** Up to `rows` of the coming rows, in a copy; they stay to be used. Fewer at the source's end or when `signal` is raised. */
+  async peek(rows: number, signal?: AbortSignal): Promise<Float32Array> {
     const owned: Float32Array[] = [];
     let have = 0;
     for (;;) {
@@ -96,20 +99,20 @@ export class Batcher {
         have += c.rows - c.at;
         this.received -= c.rows - c.at;
       }
-      if (have >= rows || !(await this.#pull())) break;
+      if (have >= rows || signal?.aborted || !(await this.#pull())) break;
     }
     for (const x of owned) this.#append(x);
     return this.pending().subarray(0, Math.min(have, rows) * this.#width);
   }
 
-  /** Fills `out` [rows, D] with the next rows; false when the source has too few left (they stay pending). */
-  async fill(out: Float32Array): Promise<boolean> {
+  /** Fills `out` [rows, D]; false when the source has too few left or `signal` was raised (they stay pending). */
+  async fill(out: Float32Array, signal?: AbortSignal): Promise<boolean> {
     const wanted = out.length / this.#width;
     let at = 0;
     while (at < wanted) {
       const chunk = this.#chunks[0];
       if (!chunk) {
-        if (await this.#pull()) continue;
+        if (!signal?.aborted && (await this.#pull())) continue;
         this.#append(out.slice(0, at * this.#width));
         this.received -= at;
         return false;

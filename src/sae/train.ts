@@ -121,7 +121,7 @@ export async function trainSae(device: Device, options: TrainOptions): Promise<T
   try {
     run = saved
       ? restore(device, config, metadata, saved)
-      : await start(device, config, train, metadata, batcher);
+      : await start(device, config, train, metadata, batcher, options.signal);
     sink = recordSink(options, run.step);
     const host = new Float32Array(x.size);
     const loop = { device, train, schedule: scheduleOf(train), logEvery, laps: new Laps(), sink, x, host };
@@ -171,7 +171,10 @@ async function trainSteps(
       if (run.step > begun) await save();
       throw interruptedError(whereInterrupted(run, schedule, checkpoints));
     }
-    if (!(await batcher.fill(loop.host))) break;
+    if (!(await batcher.fill(loop.host, signal))) {
+      if (signal?.aborted) continue; // saved above
+      break;
+    }
     device.write(loop.x, loop.host);
     if (run.inputScale !== 1) scaleInPlace(loop.x, run.inputScale);
     laps.lap("data");
@@ -272,9 +275,11 @@ async function start(
   train: SaeTrainConfig,
   metadata: Notes,
   batcher: Batcher,
+  signal: AbortSignal | undefined,
 ): Promise<RunState> {
   const { dIn, features } = config;
-  const x = await batcher.peek(train.initBatches * train.batch);
+  const x = await batcher.peek(train.initBatches * train.batch, signal);
+  if (signal?.aborted) throw interruptedError("interrupted before the first step; nothing was saved");
   const sample = { x, rows: x.length / dIn, width: dIn };
   if (sample.rows < train.batch) throw inputError(tooFewRows(sample.rows, train.batch));
   const bad = firstNonFinite(x, dIn);

@@ -9,7 +9,7 @@ import {
   type TrainRecord,
   trainSae,
 } from "../../src/sae/index.ts";
-import type { Device } from "../../src/tensor/index.ts";
+import { createDevice, type Device } from "../../src/tensor/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { arraySource, BACKENDS, syntheticRows, withDevice } from "./helpers.ts";
@@ -132,6 +132,28 @@ for (const backend of BACKENDS) {
       assert.deepEqual(again.params, plain.params);
     }));
 
+  test(`${backend}: a run that was killed goes on from its last checkpoint and equals an uninterrupted one`, () =>
+    withDevice(backend, async (device) => {
+      using temp = temporaryFolder();
+      const plainFile = path.join(temp.path, "plain.jsonl");
+      const plain = await train(device, options({ metricsFile: plainFile }));
+      const metricsFile = path.join(temp.path, "killed.jsonl");
+      const checkpoint = {
+        folder: path.join(temp.path, "checkpoints"),
+        everyMinutes: 0,
+        everyTokens: 5 * BATCH,
+      };
+      const onStep = ({ step }: { step: number }) => {
+        if (step === 14) throw new Error("killed");
+      };
+      await assert.rejects(trainSae(device, options({ metricsFile, checkpoint, onStep })), /killed/);
+      const resumed = await train(device, options({ metricsFile, checkpoint, resume: true }));
+      assert.equal(resumed.result.resumedFrom, 10);
+      assert.deepEqual(resumed.params, plain.params);
+      const lines = (file: string) => (readJsonLines(file) as TrainRecord[]).map(timeless);
+      assert.deepEqual(lines(metricsFile), lines(plainFile));
+    }));
+
   test(`${backend}: memory does not grow with the number of steps`, () =>
     withDevice(backend, async (device) => {
       const seen: number[] = [];
@@ -140,3 +162,13 @@ for (const backend of BACKENDS) {
       assert.equal(new Set(seen).size, 1, `live bytes after the steps: ${[...new Set(seen)]}`);
     }));
 }
+
+test("native: the number of threads does not change a bit", async () => {
+  const run = async (threads: number) => {
+    const device = await createDevice({ backend: "native", threads });
+    const { params } = await train(device, options());
+    device.close();
+    return params;
+  };
+  assert.deepEqual(await run(1), await run(3));
+});
