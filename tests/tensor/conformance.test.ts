@@ -191,7 +191,7 @@ const SPECIALS: readonly OpName[] = [
 const NAN_SPREADS: readonly OpName[] = [
   ...(["sin", "cos", "matmul", "linear", "softmax", "logSoftmax", "rmsNorm", "rmsNormGrad", "rope"] as const),
   ...(["swiglu", "swigluGrad", "softmaxCrossEntropy", "softmaxCrossEntropyGrad", "sparseDecode"] as const),
-  ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss"] as const),
+  ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
 ];
 
 /** Integers that name documents or first positions, not places in memory. */

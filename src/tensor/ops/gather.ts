@@ -4,7 +4,7 @@
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { describe, isContiguous, sizeOf, type TensorType } from "../types.ts";
+import { type Dense, describe, isContiguous, sizeOf, type TensorType } from "../types.ts";
 import { reshape } from "../views.ts";
 
 type None = Record<string, never>;
@@ -150,6 +150,14 @@ export const scatterLastOp = primitive<{ n: number }>({
   ],
 });
 
+/** Indices of a row from the largest element down; the lower index on ties, NaN is largest. */
+export function descending(row: Dense["data"]): number[] {
+  const nan = (i: number) => Number(Number.isNaN(row[i]));
+  return Array.from(row, (_, i) => i).sort(
+    (a, b) => nan(b) - nan(a) || Number(row[b] > row[a]) - Number(row[b] < row[a]) || a - b,
+  );
+}
+
 /** x [R, n] -> the k largest of each row, descending, and their indices; the lower index on ties, NaN is largest. */
 export const topkOp = primitive<{ k: number }>({
   name: "topk",
@@ -165,14 +173,9 @@ export const topkOp = primitive<{ k: number }>({
   },
   ref: ([x], [values, indices], { k }) => {
     const [rows, n] = x.shape;
-    const key = (v: number) => (Number.isNaN(v) ? Number.POSITIVE_INFINITY : v);
     for (let r = 0; r < rows; r++) {
       const row = x.data.subarray(r * n, (r + 1) * n);
-      const order = Array.from(row, (_, i) => i).sort((a, b) => {
-        const [va, vb] = [key(row[a]), key(row[b])];
-        if (va !== vb) return vb - va;
-        return Number(Number.isNaN(row[b])) - Number(Number.isNaN(row[a])) || a - b;
-      });
+      const order = descending(row);
       for (let j = 0; j < k; j++) {
         values.data[r * k + j] = row[order[j]];
         indices.data[r * k + j] = order[j];

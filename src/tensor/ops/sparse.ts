@@ -8,7 +8,7 @@ import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
 import { expand, reshape, transpose } from "../views.ts";
 import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
-import { checkIndex, gatherRows, scatterAddRows, topk } from "./gather.ts";
+import { checkIndex, descending, gatherRows, scatterAddRows, topk } from "./gather.ts";
 import { matmul } from "./matmul.ts";
 import { mean, sum } from "./reduce.ts";
 import { concat } from "./shape.ts";
@@ -40,7 +40,7 @@ function requireMatrix(name: string, what: string, x: TensorType, rows?: number,
 
 /**
  * The k largest of relu(x wᵀ + bias) of each row, descending, the lower index on ties; a row with fewer than k positive
- * ones fills up with zeros at its lowest unused indices. x [B, D], w [F, D], bias [F] -> values, indices [B, k].
+ * ones fills up with zeros at its lowest unused indices; NaN is largest. x [B, D], w [F, D], bias [F] -> values, indices [B, k].
  * The [B, F] pre-activations are never written out. The gradient touches the k chosen rows of w only.
  */
 export const linearTopKOp = fused<{ k: number }>({
@@ -66,7 +66,7 @@ export const linearTopKOp = fused<{ k: number }>({
         for (let d = 0; d < D; d++) total += x.data[b * D + d] * w.data[f * D + d];
         pre[f] = Math.max(total, 0);
       }
-      const order = Array.from(pre, (_, f) => f).sort((i, j) => pre[j] - pre[i] || i - j);
+      const order = descending(pre);
       for (let j = 0; j < k; j++) {
         values.data[b * k + j] = pre[order[j]];
         indices.data[b * k + j] = order[j];
