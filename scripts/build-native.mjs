@@ -35,7 +35,8 @@ function upToDate() {
 
 function build() {
   const [command, ...args] = nodeGyp();
-  args.push("rebuild", "--release", `--jobs=${Math.max(1, Math.min(8, cpus().length))}`);
+  // Not `rebuild`: the old addon stays usable until the new one replaces it.
+  args.push("configure", "build", "--release", `--jobs=${Math.max(1, Math.min(8, cpus().length))}`);
   // Headers beside the running node spare a download.
   const prefix = join(dirname(process.execPath), "..");
   if (existsSync(join(prefix, "include", "node", "node_api.h"))) args.push(`--nodedir=${prefix}`);

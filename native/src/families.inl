@@ -24,24 +24,12 @@ namespace SLUICE_NS {
 #include "gemm_small.inl"
 #include "gemm.inl"
 #include "linear_topk.inl"
-#if __has_include("elementwise.inl")
 #include "elementwise.inl"
-#endif
-#if __has_include("shape.inl")
 #include "shape.inl"
-#endif
-#if __has_include("sparse.inl")
 #include "sparse.inl"
-#endif
-#if __has_include("optim.inl")
 #include "optim.inl"
-#endif
-#if __has_include("lm.inl")
 #include "lm.inl"
-#endif
-#if __has_include("attention.inl")
 #include "attention.inl"
-#endif
 
 /** The smallest kernel: adds args[1] to the i32 at args[0]; tests of the call path use it. */
 static void kernel_ping(Pool&, const Args& args) { *args.ptr<int32_t>(0) += static_cast<int32_t>(args.i64(1)); }
@@ -50,24 +38,12 @@ void register_all(Registry& r) {
   r.add("ping", kernel_ping);
   register_gemm(r);
   register_linear_topk(r);
-#if __has_include("elementwise.inl")
   register_elementwise(r);
-#endif
-#if __has_include("shape.inl")
   register_shape(r);
-#endif
-#if __has_include("sparse.inl")
   register_sparse(r);
-#endif
-#if __has_include("optim.inl")
   register_optim(r);
-#endif
-#if __has_include("lm.inl")
   register_lm(r);
-#endif
-#if __has_include("attention.inl")
   register_attention(r);
-#endif
 }
 
 }  // namespace SLUICE_NS

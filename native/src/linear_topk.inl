@@ -23,7 +23,8 @@ struct TopList {
   float threshold;  // what is not above it cannot be among the k best
 };
 
-static int64_t topk_capacity(int64_t k) { return round_up(k <= 64 ? 6 * k + 64 : 2 * k + 256, VL); }
+/** A list is cut when four vectors no longer fit; a quarter of 256 is room enough for them after any cut. */
+static int64_t topk_capacity(int64_t k) { return round_up(k <= 64 ? 6 * k + 256 : 2 * k + 384, VL); }
 
 /** Cuts a full list back to little more than k: a threshold by bisection; exact selection when ties or NaN defeat it. */
 static __attribute__((noinline)) void topk_cut(TopList& list, int64_t k, uint64_t* keys) {
@@ -60,7 +61,8 @@ static __attribute__((noinline)) void topk_cut(TopList& list, int64_t k, uint64_
     list.threshold = best;
     return;
   }
-  list.count = select_keys(v, list.indices, n, k, keys);
+  make_keys(v, list.indices, n, keys);
+  list.count = select_best(keys, n, k);
   float last = INFINITY;
   for (int64_t i = 0; i < list.count; i++) {
     split_key(keys[i], v + i, list.indices + i);
@@ -69,24 +71,18 @@ static __attribute__((noinline)) void topk_cut(TopList& list, int64_t k, uint64_
   list.threshold = last;
 }
 
+/** The lanes of the mask go to the end of the list; a whole vector is written. */
+static SLUICE_INLINE void topk_append(TopList& list, vf x, vi indices, vi mask) {
+  const uint32_t bits = vmovemask(mask);
+  vcompress(list.values + list.count, list.indices + list.count, x, indices, bits);
+  list.count += __builtin_popcount(bits);
+}
+
 /** Offers the `cols` products at c, features j ..., to the list. */
 static void topk_scan(const TopK& t, TopList& list, const float* c, int64_t j, int64_t cols, uint64_t* keys) {
   vf threshold = vset(list.threshold);
   const float* bias = t.bias ? t.bias + j : nullptr;
-  auto offer = [&](vf x, vi mask, int64_t at) {
-    if (list.count + VL > t.capacity) {
-      topk_cut(list, t.k, keys);
-      threshold = vset(list.threshold);
-      mask = mask & ~(x <= threshold);
-    }
-    float lanes[VL];
-    vstore(lanes, x);
-    for (uint32_t bits = vmovemask(mask); bits; bits &= bits - 1) {
-      const int lane = __builtin_ctz(bits);
-      list.values[list.count] = lanes[lane];
-      list.indices[list.count++] = static_cast<int32_t>(j + at + lane);
-    }
-  };
+  const vi lanes = vlanes();
   int64_t i = 0;
   for (; i + 4 * VL <= cols; i += 4 * VL) {
     vf x[4];
@@ -98,17 +94,25 @@ static void topk_scan(const TopK& t, TopList& list, const float* c, int64_t j, i
       above |= ~(x[u] <= threshold);
     }
     if (!vany(above)) continue;
-    for (int u = 0; u < 4; u++) {
-      vi mask = ~(x[u] <= threshold);
-      if (vany(mask)) offer(x[u], mask, i + u * VL);
+    if (list.count + 4 * VL > t.capacity) {
+      topk_cut(list, t.k, keys);
+      threshold = vset(list.threshold);
     }
+#pragma GCC unroll 4
+    for (int u = 0; u < 4; u++) topk_append(list, x[u], lanes + static_cast<int32_t>(j + i + u * VL), ~(x[u] <= threshold));
   }
   for (; i < cols; i += VL) {
     const int64_t left = cols - i < VL ? cols - i : VL;
     vf x = vloadn(c + i, left);
     if (bias) x = x + vloadn(bias + i, left);
-    vi mask = ~(x <= threshold) & (vlanes() < static_cast<int32_t>(left));
-    if (vany(mask)) offer(x, mask, i);
+    vi mask = ~(x <= threshold) & (lanes < static_cast<int32_t>(left));
+    if (!vany(mask)) continue;
+    if (list.count + VL > t.capacity) {
+      topk_cut(list, t.k, keys);
+      threshold = vset(list.threshold);
+      mask = mask & ~(x <= threshold);
+    }
+    topk_append(list, x, lanes + static_cast<int32_t>(j + i), mask);
   }
 }
 
@@ -120,7 +124,7 @@ struct TopScratch {
 
   static int64_t bytes(const TopK& t, int64_t rows) {
     return rows * (round_up(t.width, 8) * 4 + TOPK_TILE * 4 + t.capacity * 8 + static_cast<int64_t>(sizeof(TopList))) +
-           t.capacity * 8 + 1024;
+           t.capacity * 16 + 1024;
   }
   TopScratch(const TopK& t, int64_t rows, void* memory) {
     char* p = static_cast<char*>(memory);
@@ -131,7 +135,7 @@ struct TopScratch {
     };
     a = reinterpret_cast<float*>(take(rows * t.width * 4));
     tile = reinterpret_cast<float*>(take(rows * TOPK_TILE * 4));
-    keys = reinterpret_cast<uint64_t*>(take(t.capacity * 8));
+    keys = reinterpret_cast<uint64_t*>(take(t.capacity * 16));
     lists = reinterpret_cast<TopList*>(take(rows * static_cast<int64_t>(sizeof(TopList))));
     float* values = reinterpret_cast<float*>(take(rows * t.capacity * 4));
     int32_t* indices = reinterpret_cast<int32_t*>(take(rows * t.capacity * 4));
@@ -173,8 +177,10 @@ static void topk_write(const TopK& t, uint64_t* keys, int64_t n, int64_t row, co
 
 static void topk_finish_row(const TopK& t, TopList& list, int64_t part, int64_t row, uint64_t* keys,
                             const TopResult& out) {
-  const int64_t n = select_keys(list.values, list.indices, list.count, t.k, keys);
-  if (!out.keys) return topk_write(t, keys, n, row, out);
+  if (list.count > t.k + t.k / 2) topk_cut(list, t.k, keys);
+  make_keys(list.values, list.indices, list.count, keys);
+  if (!out.keys) return topk_write(t, keys, list.count, row, out);
+  const int64_t n = select_best(keys, list.count, t.k);
   memcpy(out.keys + (part * t.rows + row) * t.k, keys, static_cast<size_t>(n) * 8);
   out.counts[part * t.rows + row] = static_cast<int32_t>(n);
 }
@@ -191,7 +197,7 @@ static void linear_topk_few(Pool& pool, const TopK& t, Gemm g, const TopResult& 
     gemm_small(pool, g);
     const bool last = f0 + fn == t.features;
     pool.parallelFor(t.rows, 1 + 16384 / fn, [&](int64_t begin, int64_t end, int worker) {
-      uint64_t* keys = static_cast<uint64_t*>(pool.scratch(worker, t.capacity * 8));
+      uint64_t* keys = static_cast<uint64_t*>(pool.scratch(worker, t.capacity * 16));
       for (int64_t i = begin; i < end; i++) {
         topk_scan(t, s.lists[i], products + i * stretch, f0, fn, keys);
         if (last) topk_finish_row(t, s.lists[i], 0, i, keys, out);
@@ -249,7 +255,7 @@ static void linear_topk(Pool& pool, TopK t, float* values, int32_t* indices) {
   }
   if (parts == 1) return;
   pool.parallelFor(t.rows, 16, [&](int64_t begin, int64_t end, int worker) {
-    uint64_t* keys = static_cast<uint64_t*>(pool.scratch(worker, parts * t.k * 8));
+    uint64_t* keys = static_cast<uint64_t*>(pool.scratch(worker, parts * t.k * 16));
     for (int64_t row = begin; row < end; row++) {
       int64_t n = 0;
       for (int64_t p = 0; p < parts; p++) {
@@ -257,7 +263,7 @@ static void linear_topk(Pool& pool, TopK t, float* values, int32_t* indices) {
         memcpy(keys + n, out.keys + (p * t.rows + row) * t.k, static_cast<size_t>(count) * 8);
         n += count;
       }
-      topk_write(t, keys, select_best(keys, n, t.k), row, out);
+      topk_write(t, keys, n, row, out);
     }
   });
 }

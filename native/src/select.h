@@ -7,16 +7,18 @@
 
 namespace sluice {
 
-/** Keys of the min(n, k) best pairs, in no order; `keys` has room for n. Returns their number. */
-int64_t select_keys(const float* values, const int32_t* indices, int64_t n, int64_t k, uint64_t* keys);
+void make_keys(const float* values, const int32_t* indices, int64_t n, uint64_t* keys);
 
-/** Moves the min(n, k) best keys to the front; returns their number. */
+/** Moves the min(n, k) best keys to the front, in no order; returns their number. */
 int64_t select_best(uint64_t* keys, int64_t n, int64_t k);
 
 /** The pair of a key. */
 void split_key(uint64_t key, float* value, int32_t* index);
 
-/** Writes the n <= k keys in order; the rest of k becomes `fill` at the lowest unused indices. Spoils `keys`. */
+/**
+ * Writes the min(n, k) best pairs in order; the rest of k becomes `fill` at the lowest unused indices. Spoils `keys`,
+ * which has room for 2 n. Fast if the keys come in the order of their indices.
+ */
 void write_best(uint64_t* keys, int64_t n, int64_t k, float fill, float* values, int32_t* indices);
 
 }  // namespace sluice

@@ -94,6 +94,9 @@ static SLUICE_INLINE uint32_t vmovemask(vi mask) {
   return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
 #elif defined(__SSE2__)
   return static_cast<uint32_t>(_mm_movemask_ps((__m128)mask));
+#elif defined(__aarch64__)
+  const vi weights = {1, 2, 4, 8};
+  return static_cast<uint32_t>(vaddvq_s32((int32x4_t)(mask & weights)));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < VL; i++) bits |= static_cast<uint32_t>(mask[i] & 1) << i;
@@ -101,6 +104,37 @@ static SLUICE_INLINE uint32_t vmovemask(vi mask) {
 #endif
 }
 static SLUICE_INLINE bool vany(vi mask) { return vmovemask(mask) != 0; }
+
+#if VL == 8
+/** For each of the 256 masks its lanes, packed to the front. */
+struct CompressTable {
+  uint8_t lanes[256][8];
+  constexpr CompressTable() : lanes() {
+    for (int bits = 0; bits < 256; bits++)
+      for (int lane = 0, at = 0; lane < 8; lane++)
+        if (bits >> lane & 1) lanes[bits][at++] = static_cast<uint8_t>(lane);
+  }
+};
+static constexpr CompressTable kCompress;
+#endif
+/** Stores the lanes of x and y named by the bits, packed; writes VL elements to each. */
+static SLUICE_INLINE void vcompress(float* px, int32_t* py, vf x, vi y, uint32_t bits) {
+#if VL == 16
+  vstore(px, (vf)_mm512_maskz_compress_ps(static_cast<__mmask16>(bits), (__m512)x));
+  vistore(py, (vi)_mm512_maskz_compress_epi32(static_cast<__mmask16>(bits), (__m512i)y));
+#elif VL == 8
+  const __m256i order = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)kCompress.lanes[bits]));
+  vstore(px, (vf)_mm256_permutevar8x32_ps((__m256)x, order));
+  vistore(py, (vi)_mm256_permutevar8x32_epi32((__m256i)y, order));
+#else
+  int at = 0;
+  for (int i = 0; i < VL; i++) {
+    px[at] = x[i];
+    py[at] = y[i];
+    at += bits >> i & 1;
+  }
+#endif
+}
 
 /** Sum of the lanes, in a fixed tree. */
 static SLUICE_INLINE float vhsum(vf x) {
