@@ -1,0 +1,204 @@
+/**
+ * What is compared: sections of programs that run one after the other, round by round. Each program prints one JSON line;
+ * `rows` says which numbers of a round stand in the table. Higher is better in every row, as in tokens a second.
+ */
+
+/** Peers as given in peers/, our own counterparts for what they lack in compat/. */
+const peer = (file, ...args) => ({ file: `peers/${file}`, args });
+const compat = (file, ...args) => ({ file: `compat/${file}`, args });
+const flags = (sizes) => Object.entries(sizes).flatMap(([name, value]) => [`--${name}`, String(value)]);
+
+const GEMM_SHAPES = [
+  { key: "1024,1024,1024", title: "1024³" },
+  { key: "4096,512,8192", title: "[4096, 512] × [512, 8192]" },
+];
+
+const gemm = {
+  name: "gemm",
+  title: "Matrix products, GFLOP/s",
+  unit: "GFLOP/s",
+  rounds: { full: 5, quick: 3 },
+  programs: () => [
+    { label: "sluice", sluice: ["gemm", "--steps", "20"] },
+    { label: "PyTorch", python: compat("torch_gemm.py"), needs: ["torch"] },
+    { label: "numpy", python: compat("numpy_gemm.py"), needs: ["numpy"] },
+  ],
+  rows: GEMM_SHAPES.map(({ key, title }, i) => ({
+    title,
+    ours: (r) => r.all[i].gflops,
+    theirs: (r) => r.gflops[key],
+    targets: { PyTorch: 0.9 },
+  })),
+};
+
+/** The best PyTorch variant, and the two that do what public libraries do. */
+const SAE_TARGETS = { "sparsify-topk": 1.6, "dictlearn-topk": 5, "saelens-topk": 6 };
+
+const saeStep = (name, sizes, { rounds, inQuick }) => ({
+  name,
+  title: `TopK SAE step, ${Object.entries(sizes)
+    .map(([flag, v]) => `${flag} ${v}`)
+    .join(", ")}; tokens/s`,
+  unit: "tokens/s",
+  rounds,
+  inQuick,
+  programs: ({ quick, oldTorch }) => [
+    { label: "sluice", sluice: ["sae-step", ...flags(sizes), "--steps", quick ? "4" : "6", "--warmup", "2"] },
+    ...Object.keys(SAE_TARGETS).map((label) => ({
+      label,
+      python: peer(
+        "torch_sae_step.py",
+        label,
+        ...flags(sizes),
+        ...flags({ steps: label === "sparsify-topk" ? 4 : quick ? 2 : 3, warmup: 1 }),
+        ...(oldTorch ? ["--adam", "plain"] : []),
+      ),
+      needs: ["torch"],
+      slow: label !== "sparsify-topk",
+    })),
+  ],
+  rows: [
+    {
+      title: "step",
+      ours: (r) => r.tokens_per_second,
+      theirs: (r) => r.tokens_per_second,
+      targets: SAE_TARGETS,
+    },
+  ],
+  memory: (r) => r.peak_rss_steps_mb ?? r.peak_rss_mb,
+  /** The step beside PyTorch's bare encoder product of the same round. */
+  multiple: {
+    ours: (r) => r.step_ms,
+    theirs: (r) => r.gemm_ms,
+    own: (r) => r.gemm_multiple ?? r.step_per_gemm,
+    most: 1.4,
+  },
+});
+
+/** Hugging Face's model where transformers is installed; the plain one where it is not, or with --all. */
+const languageModel = (mode, { transformers, all, oldTorch }, ...args) => [
+  ...(transformers
+    ? [
+        {
+          label: "Hugging Face",
+          python: peer("torch_lm.py", mode, ...args),
+          needs: ["torch", "transformers"],
+        },
+      ]
+    : []),
+  ...(all || !transformers
+    ? [
+        {
+          label: "plain PyTorch",
+          python: compat("torch_lm_plain.py", mode, ...args, ...(oldTorch ? ["--adam", "plain"] : [])),
+          needs: ["torch"],
+        },
+      ]
+    : []),
+];
+
+const everyPeer = (ratio) => ({ "Hugging Face": ratio, "plain PyTorch": ratio });
+
+const lmForward = {
+  name: "lm-forward",
+  title: "Llama forward, one layer captured, d 512, 8 layers, vocab 32000, 8 × 128; tokens/s",
+  unit: "tokens/s",
+  rounds: { full: 3, quick: 2 },
+  programs: (setup) => [
+    { label: "sluice", sluice: ["lm-forward", "--steps", "5"] },
+    ...languageModel("forward", setup, "--arch", "llama", "--steps", "5"),
+  ],
+  rows: [
+    ["with logits", "logits"],
+    ["without the head", "no_head"],
+    ["stopped after the layer", "stopped"],
+  ].map(([title, key]) => ({
+    title,
+    ours: (r) => r[`${key}_tokens_per_second`],
+    theirs: (r) => r[`${key}_tokens_per_second`],
+    targets: everyPeer(1),
+  })),
+};
+
+const lmTrain = {
+  name: "lm-train",
+  title: "Llama training step, d 256, 6 layers, vocab 4096, 32 × 256; tokens/s",
+  unit: "tokens/s",
+  rounds: { full: 3, quick: 2 },
+  programs: (setup) => [
+    { label: "sluice", sluice: ["lm-train", "--steps", setup.quick ? "2" : "3"] },
+    ...languageModel("train", setup, "--steps", setup.quick ? "2" : "3"),
+  ],
+  rows: [
+    {
+      title: "step",
+      ours: (r) => r.tokens_per_second,
+      theirs: (r) => r.tokens_per_second,
+      targets: everyPeer(1.3),
+    },
+  ],
+};
+
+const generate = (name, what, { batch, sample = false, weights, rounds, inQuick }) => ({
+  name,
+  title: `Generation, ${what}; Llama d 512, 8 layers, vocab 32000, prompt 16, 64 new tokens; tokens/s`,
+  unit: "tokens/s",
+  rounds,
+  inQuick,
+  programs: (setup) => {
+    const args = [
+      "--batch",
+      String(batch),
+      "--steps",
+      batch > 1 ? "1" : "3",
+      ...(sample ? ["--sample"] : []),
+    ];
+    return [
+      ...weights.map(({ dtype }) => ({
+        label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
+        sluice: ["generate", ...args, "--dtype", dtype],
+      })),
+      ...languageModel("generate", setup, ...args),
+    ];
+  },
+  rows: weights.flatMap(({ dtype, target }) =>
+    [
+      ["whole generation", "tokens_per_second", "generate_tokens_per_second"],
+      ["decoding alone (bare loop)", "decode_tokens_per_second", "loop_decode_tokens_per_second"],
+    ].map(([title, ours, theirs]) => ({
+      title: `${title}, ${dtype} weights`,
+      program: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
+      ours: (r) => r[ours],
+      theirs: (r) => r[theirs],
+      targets: everyPeer(target),
+    })),
+  ),
+});
+
+const SIXTEEN = [{ dtype: "f32", target: 3 }];
+
+export const SECTIONS = [
+  gemm,
+  saeStep("sae-1", { d: 512, features: 8192, k: 32, batch: 4096 }, { rounds: { full: 3, quick: 2 } }),
+  saeStep("sae-2", { d: 768, features: 24576, k: 32, batch: 4096 }, { rounds: { full: 1 }, inQuick: false }),
+  saeStep("sae-3", { d: 2304, features: 16384, k: 64, batch: 2048 }, { rounds: { full: 1 }, inQuick: false }),
+  lmForward,
+  lmTrain,
+  generate("generate-1", "batch 1, greedy", {
+    batch: 1,
+    weights: [
+      { dtype: "f32", target: 1.3 },
+      { dtype: "f16", target: 2 },
+      { dtype: "bf16", target: 2 },
+    ],
+    rounds: { full: 3, quick: 2 },
+  }),
+  generate("generate-16", "batch 16, greedy", { batch: 16, weights: SIXTEEN, rounds: { full: 2, quick: 1 } }),
+  generate("generate-16-sampled", "batch 16, sampled", {
+    batch: 16,
+    sample: true,
+    weights: SIXTEEN,
+    rounds: { full: 1 },
+    inQuick: false,
+  }),
+];

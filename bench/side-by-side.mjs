@@ -1,0 +1,155 @@
+#!/usr/bin/env node
+/**
+ * Runs sluice and the PyTorch peers in turn on this machine and writes the table of README.md.
+ *   node bench/side-by-side.mjs [--quick] [--all] [--sections gemm,sae-1] [--rounds n] [--threads 2] [--python path]
+ * Sections that were not run keep their last results (results.json), so a table can be made piece by piece.
+ */
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpus, totalmem } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { SECTIONS } from "./sections.mjs";
+import { render } from "./table.mjs";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const cli = join(here, "..", "dist", "src", "cli", "main.js");
+const resultsFile = join(here, "results.json");
+const readme = join(here, "README.md");
+const TIMEOUT_MS = 240_000;
+
+const { values: options } = parseArgs({
+  options: {
+    quick: { type: "boolean", default: false },
+    all: { type: "boolean", default: false },
+    sections: { type: "string" },
+    rounds: { type: "string" },
+    threads: { type: "string", default: "2" },
+    python: { type: "string" },
+    "dry-run": { type: "boolean", default: false },
+  },
+});
+
+const venv = join(here, "venv", "bin", "python");
+const python = options.python ?? (existsSync(venv) ? venv : "python3");
+
+/** Version of a Python package, or undefined. */
+function versionOf(name) {
+  const code = `import ${name}; print(${name}.__version__)`;
+  const { status, stdout } = spawnSync(python, ["-c", code], { encoding: "utf8" });
+  return status === 0 ? stdout.trim().split("\n").at(-1) : undefined;
+}
+
+const versions = Object.fromEntries(
+  ["torch", "numpy", "transformers"].map((name) => [name, versionOf(name)]),
+);
+const [major, minor] = (versions.torch ?? "0.0").split(".").map(Number);
+const setup = {
+  quick: options.quick,
+  all: options.all,
+  transformers: versions.transformers !== undefined && versions.torch !== undefined,
+  /** Adam can be fused on a CPU from PyTorch 2.4 on. */
+  oldTorch: major < 2 || (major === 2 && minor < 4),
+};
+
+function commandOf({ sluice, python: script }) {
+  const common = ["--threads", options.threads, "--json"];
+  if (sluice) return [process.execPath, [cli, "bench", ...sluice, ...common]];
+  return [python, [join(here, script.file), ...script.args, ...common]];
+}
+
+/** The JSON line that a program prints, or undefined with a line that says why. */
+function runProgram(program) {
+  const [command, args] = commandOf(program);
+  if (options["dry-run"]) {
+    console.log(`  ${command} ${args.join(" ")}`);
+    return undefined;
+  }
+  const began = performance.now();
+  const { status, stdout, stderr, error } = spawnSync(command, args, {
+    encoding: "utf8",
+    timeout: TIMEOUT_MS,
+    maxBuffer: 1 << 26,
+    env: { ...process.env, PYTHONDONTWRITEBYTECODE: "1", HF_HUB_OFFLINE: "1" },
+  });
+  const seconds = ((performance.now() - began) / 1000).toFixed(1);
+  if (status !== 0) {
+    const reason = error?.message ?? stderr.trim().split("\n").at(-1);
+    console.log(`  ${program.label}: failed after ${seconds} s: ${reason}`);
+    return undefined;
+  }
+  const record = JSON.parse(stdout.trim().split("\n").at(-1));
+  console.log(`  ${program.label}: ${seconds} s, others ${record.other_busy_cpus ?? "?"} CPUs`);
+  return record;
+}
+
+/** Programs whose packages are there; says which are left out. */
+function runnable(programs) {
+  return programs.filter(({ label, needs = [] }) => {
+    const missing = needs.filter((name) => versions[name] === undefined);
+    if (missing.length > 0) console.log(`  ${label}: left out, ${python} has no ${missing.join(", ")}`);
+    return missing.length === 0;
+  });
+}
+
+/** Every other round runs backwards, so that no program always comes first. */
+function runSection(section) {
+  const count = Number(options.rounds ?? section.rounds[options.quick ? "quick" : "full"] ?? 1);
+  const programs = runnable(section.programs(setup));
+  const rounds = [];
+  for (let i = 0; i < count; i++) {
+    const records = {};
+    for (const program of i % 2 ? [...programs].reverse() : programs) {
+      const record = runProgram(program);
+      if (record) records[program.label] = record;
+    }
+    if (Object.keys(records).length > 0) rounds.push(records);
+  }
+  return rounds;
+}
+
+function writeTable(results) {
+  const [start, end] = ["<!-- table -->", "<!-- /table -->"];
+  const text = readFileSync(readme, "utf8");
+  const [a, b] = [text.indexOf(start), text.indexOf(end)];
+  if (a < 0 || b < a) throw new Error(`${readme}: the markers ${start} and ${end} are missing`);
+  writeFileSync(
+    readme,
+    `${text.slice(0, a + start.length)}\n\n${render(SECTIONS, results)}\n\n${text.slice(b)}`,
+  );
+}
+
+const wanted =
+  options.sections?.split(",") ??
+  SECTIONS.filter((s) => !options.quick || s.inQuick !== false).map((s) => s.name);
+const unknown = wanted.filter((name) => !SECTIONS.some((s) => s.name === name));
+if (unknown.length > 0) {
+  console.error(
+    `unknown section ${unknown.join(", ")}; there are: ${SECTIONS.map((s) => s.name).join(", ")}`,
+  );
+  process.exit(2);
+}
+if (!existsSync(cli)) {
+  console.error("sluice is not built: run `npm ci` or `npm run build` first");
+  process.exit(2);
+}
+
+const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : {};
+const machine = `${cpus().length} × ${cpus()[0].model.trim()}, ${Math.round(totalmem() / 1e9)} GB, ${options.threads} threads`;
+const named = Object.entries(versions)
+  .filter(([, version]) => version)
+  .map(([name, version]) => `${name} ${version}`);
+console.log(`${machine}; ${named.join(", ") || `no peers: ${python} has neither torch nor numpy`}`);
+
+const began = performance.now();
+for (const section of SECTIONS.filter(({ name }) => wanted.includes(name))) {
+  console.log(section.title);
+  const rounds = runSection(section);
+  if (rounds.length === 0) continue;
+  const when = new Date().toISOString().slice(0, 10);
+  results[section.name] = { when, machine, versions: named.join(", "), rounds };
+  writeFileSync(resultsFile, `${JSON.stringify(results, null, 1)}\n`);
+  writeTable(results);
+}
+console.log(`${((performance.now() - began) / 60_000).toFixed(1)} minutes; the table is in bench/README.md`);
