@@ -8,6 +8,7 @@ import {
   fromFloat32,
   type NamedArray,
   openModelFolder,
+  type TensorSource,
   toFloat32,
   typedView,
   writeCheckpoint,
@@ -68,21 +69,19 @@ export async function loadTransformer(
   { dtype = "f32" }: LoadOptions = {},
 ): Promise<Transformer> {
   const { config, weights } = openModelFolder(folder);
+  const tensors: Tensor[] = [];
   try {
     const family = familyOf(config);
     const spec = family.spec(config);
     const slots = paramSlots(spec, family.names);
-    refuseSurplus(folder, weights.names(), slots, family);
-    const tensors: Tensor[] = [];
-    for (const slot of slots) {
-      if (!weights.has(slot.name)) throw inputError(`${folder}: the checkpoint has no tensor ${slot.name}`);
-      const array = await weights.read(slot.name);
-      if (array.shape.length !== slot.shape.length || array.shape.some((d, i) => d !== slot.shape[i])) {
-        throw inputError(`${folder}: ${slot.name} is [${array.shape}], expected [${slot.shape}]`);
-      }
-      tensors.push(upload(device, array, slot.matrix ? dtype : "f32").keep());
+    checkTensors(folder, weights, slots, family);
+    for (const { name, matrix } of slots) {
+      tensors.push(upload(device, await weights.read(name), matrix ? dtype : "f32").keep());
     }
     return assemble(device, spec, slots, tensors);
+  } catch (error) {
+    for (const t of tensors) t.dispose();
+    throw error;
   } finally {
     weights.close();
   }
@@ -91,18 +90,25 @@ export async function loadTransformer(
 /** Tensors that change nothing: a tied head that was stored all the same, and old rotary buffers. */
 const IGNORED = /(rotary_emb\.inv_freq|attn\.masked_bias)$/;
 
-function refuseSurplus(
+/** Before anything is read: every parameter is there in its shape, and nothing else. */
+function checkTensors(
   folder: string,
-  names: readonly string[],
+  weights: TensorSource,
   slots: readonly ParamSlot[],
   family: Family,
 ): void {
   const known = new Set([...slots.map((s) => s.name), family.names.head]);
-  const surplus = names.filter((n) => !known.has(n) && !IGNORED.test(n));
+  const surplus = weights.names().filter((n) => !known.has(n) && !IGNORED.test(n));
   if (surplus.length) {
     throw inputError(
       `${folder}: the checkpoint holds ${surplus.slice(0, 3).join(", ")}, which this model has no place for`,
     );
+  }
+  for (const slot of slots) {
+    if (!weights.has(slot.name)) throw inputError(`${folder}: the checkpoint has no tensor ${slot.name}`);
+    const { shape } = weights.info(slot.name);
+    if (shape.length !== slot.shape.length || shape.some((d, i) => d !== slot.shape[i]))
+      throw inputError(`${folder}: ${slot.name} is [${shape}], expected [${slot.shape}]`);
   }
 }
 
@@ -114,11 +120,20 @@ function upload(device: Device, array: NamedArray, dtype: StoredFloat): Tensor {
   return device.tensor(toFloat32(array), array.shape, dtype);
 }
 
-/** Writes `config.json` and `model.safetensors`. Tokenizer files are the caller's. */
+export interface SaveOptions {
+  /** How all numbers are stored; default f32. */
+  readonly dtype?: StoredFloat;
+  /** More keys of `config.json`. */
+  readonly extra?: Readonly<Record<string, unknown>>;
+  /** More keys of `generation_config.json`. */
+  readonly generation?: Readonly<Record<string, unknown>>;
+}
+
+/** Writes `model.safetensors`, `config.json` and `generation_config.json`. Tokenizer files are the caller's. */
 export async function saveTransformer(
   model: Transformer,
   folder: string,
-  { dtype = "f32", extra = {} }: { dtype?: StoredFloat; extra?: Record<string, unknown> } = {},
+  { dtype = "f32", extra = {}, generation = {} }: SaveOptions = {},
 ): Promise<void> {
   await mkdir(folder, { recursive: true });
   const family = familyOf({ model_type: "llama" });
@@ -127,13 +142,21 @@ export async function saveTransformer(
     arrays[name] = fromFloat32(await tensor.floats(), tensor.shape, dtype);
   }
   await writeCheckpoint(folder, arrays);
-  const torchName = { f32: "float32", f16: "float16", bf16: "bfloat16" }[dtype];
-  await writeJson(join(folder, "config.json"), {
+  const config: Record<string, unknown> = {
     ...family.config(model.spec),
-    torch_dtype: torchName,
+    torch_dtype: TORCH[dtype],
     ...extra,
-  });
+  };
+  await writeJson(join(folder, "config.json"), config);
+  const { bos_token_id, eos_token_id } = config;
+  await writeJson(join(folder, "generation_config.json"), { bos_token_id, eos_token_id, ...generation });
 }
+
+/** Storage types as PyTorch names them. */
+const TORCH = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const satisfies Record<
+  StoredFloat,
+  string
+>;
 
 /** Hash of all parameters as held: names a model in activation indices and SAE files. */
 export async function hashTransformer(model: Transformer): Promise<string> {

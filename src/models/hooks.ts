@@ -93,6 +93,8 @@ class Finished extends Error {}
 /** The hooks of one forward pass. */
 export class HookRun {
   readonly captured: Record<string, Tensor> = {};
+  /** Nobody looks at anything: the forward pass need not even build the names. */
+  readonly idle: boolean;
   readonly #capture: ReadonlySet<string>;
   readonly #edits: ReadonlyMap<string, Edit>;
   #pending: number;
@@ -103,6 +105,7 @@ export class HookRun {
     this.#edits = new Map(Object.entries(edit).map(([name, f]) => [resolveHook(spec, name), f]));
     this.#stop = stopEarly;
     this.#pending = this.#capture.size;
+    this.idle = this.#capture.size + this.#edits.size === 0;
     if (stopEarly && this.#pending === 0)
       throw inputError("forward: stopEarly needs at least one point to capture");
   }

@@ -6,6 +6,7 @@ export {
   hashTransformer,
   type LoadOptions,
   loadTransformer,
+  type SaveOptions,
   saveTransformer,
 } from "./build.ts";
 export { KvCache } from "./cache.ts";
@@ -21,6 +22,7 @@ export {
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,
   type LmTrainOptions,
+  type LmTrainProgress,
   type LmTrainRecord,
   lmSteps,
   trainLm,

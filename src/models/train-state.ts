@@ -21,6 +21,16 @@ export interface LmTrainState {
   readonly step: number;
   readonly packer: PackerState;
   readonly config: LmTrainConfig;
+  /** Losses since the last record. */
+  readonly meter?: MeterState;
+  /** What the run reads and trains; see `LmTrainOptions.identity`. */
+  readonly identity?: Readonly<Record<string, unknown>>;
+}
+
+/** Sum of the losses of some steps, and how many. */
+export interface MeterState {
+  readonly loss: number;
+  readonly steps: number;
 }
 
 /** Saves parameters, moments and state to `path`. */
@@ -51,7 +61,7 @@ const FREE: ReadonlySet<string> = new Set([
 export async function restoreTrainState(
   path: string,
   optimizer: AdamW,
-  config: LmTrainConfig,
+  { config, identity }: Required<Pick<LmTrainState, "config" | "identity">>,
 ): Promise<LmTrainState | undefined> {
   if (!existsSync(path)) return undefined;
   const file = openSafetensors(path);
@@ -59,7 +69,7 @@ export async function restoreTrainState(
     const text = file.metadata["sluice.lm-train"];
     if (!text) throw inputError(`${path}: not a checkpoint of a language-model run`);
     const state = JSON.parse(text) as LmTrainState;
-    refuseOther(path, state.config, config);
+    refuseOther(path, { ...state.config, ...state.identity }, { ...config, ...(state.identity && identity) });
     for (const [i, { name, tensor }] of optimizer.params.entries()) {
       const { m, v } = optimizer.moments[i];
       for (const [key, t] of [
@@ -80,8 +90,10 @@ export async function restoreTrainState(
   }
 }
 
-function refuseOther(path: string, saved: LmTrainConfig, wanted: LmTrainConfig): void {
-  const differ = (Object.keys({ ...saved, ...wanted }) as (keyof LmTrainConfig)[]).filter(
+type Settings = Readonly<Record<string, unknown>>;
+
+function refuseOther(path: string, saved: Settings, wanted: Settings): void {
+  const differ = Object.keys({ ...saved, ...wanted }).filter(
     (key) => !FREE.has(key) && JSON.stringify(saved[key]) !== JSON.stringify(wanted[key]),
   );
   if (differ.length === 0) return;

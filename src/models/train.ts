@@ -4,11 +4,20 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { AdamW, clipFactor, type Decay, globalNorm, learningRate, type Schedule } from "../nn/index.ts";
+import {
+  AdamW,
+  type AdamWParam,
+  checkSchedule,
+  clipFactor,
+  type Decay,
+  globalNorm,
+  learningRate,
+  type Schedule,
+} from "../nn/index.ts";
 import { add, mul, reshape, softmaxCrossEntropy, sum, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
 import { interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
-import { restoreTrainState, saveTrainState } from "./train-state.ts";
+import { type MeterState, restoreTrainState, saveTrainState } from "./train-state.ts";
 import type { Transformer } from "./transformer.ts";
 
 export interface LmTrainConfig {
@@ -77,8 +86,22 @@ export interface LmTrainOptions {
   readonly validationWindows?: number;
   /** Run folder: `state.safetensors`, `metrics.jsonl`. */
   readonly dir: string;
+  /** What else the run depends on (text, tokenizer, sizes). Kept in the checkpoint; a continuation must give the same. */
+  readonly identity?: Readonly<Record<string, unknown>>;
   readonly signal?: AbortSignal;
   readonly onRecord?: (record: LmTrainRecord) => void;
+  /** After every step. */
+  readonly onStep?: (progress: LmTrainProgress) => void;
+}
+
+export interface LmTrainProgress {
+  /** Steps taken since the run began, and in all. */
+  readonly step: number;
+  readonly steps: number;
+  readonly tokens: number;
+  /** Of this step, nats. */
+  readonly loss: number;
+  readonly lr: number;
 }
 
 /** Steps of a run. */
@@ -92,35 +115,54 @@ export function lmSteps({ tokens, batch }: Pick<LmTrainConfig, "tokens" | "batch
  * checkpoint stays.
  */
 export async function trainLm(model: Transformer, options: LmTrainOptions): Promise<LmTrainRecord[]> {
-  const { config, packer, dir, signal } = options;
+  const { config, packer } = options;
   checkConfig(config);
-  await mkdir(dir, { recursive: true });
-  const statePath = join(dir, "state.safetensors");
-  const optimizer = new AdamW(
-    model.device,
-    model.slots.map((s) => ({
-      name: s.name,
-      tensor: s.tensor,
-      weightDecay: s.matrix ? config.weightDecay : 0,
-    })),
-    config,
-  );
   const steps = lmSteps(config, packer.context);
-  const schedule: Schedule = {
+  const schedule = checkSchedule({
     peak: config.lr,
     steps,
     warmup: Math.min(config.warmup, steps),
     decay: config.decay,
-  };
-  const resumed = await restoreTrainState(statePath, optimizer, config);
+  });
+  const optimizer = new AdamW(model.device, decayGroups(model, config.weightDecay), config);
+  try {
+    return await runSteps(model, optimizer, schedule, options);
+  } finally {
+    optimizer.dispose();
+  }
+}
+
+/** Matrices are decayed; gains and biases are not. */
+function decayGroups(model: Transformer, weightDecay: number): AdamWParam[] {
+  return model.slots.map(({ name, tensor, matrix }) => ({
+    name,
+    tensor,
+    weightDecay: matrix ? weightDecay : 0,
+  }));
+}
+
+async function runSteps(
+  model: Transformer,
+  optimizer: AdamW,
+  schedule: Schedule,
+  options: LmTrainOptions,
+): Promise<LmTrainRecord[]> {
+  const { config, packer, dir, signal } = options;
+  const { steps } = schedule;
+  await mkdir(dir, { recursive: true });
+  const statePath = join(dir, "state.safetensors");
+  const identity = { ...options.identity, context: packer.context, windows: packer.windows };
+  const resumed = await restoreTrainState(statePath, optimizer, { config, identity });
   if (resumed) packer.restore(resumed.packer);
+  const meter = startMeter(resumed?.meter);
+  const save = (step: number) => {
+    const state = { version: 1, step, packer: packer.state, meter: meter.state(), config, identity } as const;
+    return saveTrainState(statePath, optimizer, state);
+  };
   const log = openJsonLines(join(dir, "metrics.jsonl"), {
     keep: (r: LmTrainRecord) => r.step <= (resumed?.step ?? 0),
   });
-  const save = (step: number) =>
-    saveTrainState(statePath, optimizer, { version: 1, step, packer: packer.state, config });
   const records: LmTrainRecord[] = [];
-  let meter = startMeter();
   try {
     for (let step = resumed?.step ?? 0; step < steps; step++) {
       if (signal?.aborted) {
@@ -133,27 +175,28 @@ export async function trainLm(model: Transformer, options: LmTrainOptions): Prom
       const { loss, norm } = await trainStep(model, optimizer, packer, config, lr);
       meter.add(loss, config.batch * packer.context);
       const done = step + 1;
+      const tokens = done * config.batch * packer.context;
+      options.onStep?.({ step: done, steps, tokens, loss, lr });
       if (done % config.logEverySteps === 0 || done === steps) {
-        const validate = done % config.validateEverySteps === 0 || done === steps;
+        const validates = done % config.validateEverySteps === 0 || done === steps;
         const record: LmTrainRecord = {
           step: done,
-          tokens: done * config.batch * packer.context,
+          tokens,
           lr,
           grad_norm: norm,
           ...meter.read(),
-          ...(validate && options.validation ? { validation: await validateAll(model, options) } : {}),
+          ...(validates && options.validation ? { validation: await validateAll(model, options) } : {}),
         };
+        meter.reset();
         log.append(record);
         records.push(record);
         options.onRecord?.(record);
-        meter = startMeter();
       }
       if (done % config.checkpointEverySteps === 0 || done === steps) await save(done);
     }
     return records;
   } finally {
     log.close();
-    optimizer.dispose();
   }
 }
 
@@ -181,16 +224,19 @@ async function trainStep(
   }
   if (!total) throw new Error("trainStep: no batches");
   const { loss, grads } = total;
-  const norm = await globalNorm(grads);
-  const value = await loss.item();
-  if (!Number.isFinite(value) || !Number.isFinite(norm)) {
-    throw numericError(
-      `lm train: loss ${value} and gradient norm ${norm} at step ${optimizer.steps + 1}; the last checkpoint is from before it. Lower the learning rate (now ${lr})`,
-    );
+  try {
+    const norm = await globalNorm(grads);
+    const value = await loss.item();
+    if (!Number.isFinite(value) || !Number.isFinite(norm)) {
+      throw numericError(
+        `lm train: loss ${value} and gradient norm ${norm} at step ${optimizer.steps + 1}; the last checkpoint is from before it. Lower the learning rate (now ${lr})`,
+      );
+    }
+    optimizer.step(grads, { lr, gradScale: clipFactor(norm, config.clip) });
+    return { loss: value, norm };
+  } finally {
+    for (const t of [loss, ...grads]) t.dispose();
   }
-  optimizer.step(grads, { lr, gradScale: clipFactor(norm, config.clip) });
-  for (const t of [loss, ...grads]) t.dispose();
-  return { loss: value, norm };
 }
 
 /** Sum over the micro-batch of the cross-entropy / counted, and its gradients; all kept. */
@@ -267,10 +313,9 @@ export async function heldOutLoss(
   return { loss: total / tokens, tokens };
 }
 
-function startMeter() {
-  const began = performance.now();
-  let loss = 0;
-  let steps = 0;
+/** Loss and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */
+function startMeter({ loss, steps }: MeterState = { loss: 0, steps: 0 }) {
+  let began = performance.now();
   let tokens = 0;
   return {
     add(value: number, seen: number) {
@@ -279,5 +324,12 @@ function startMeter() {
       tokens += seen;
     },
     read: () => ({ loss: loss / steps, tokens_per_second: (tokens / (performance.now() - began)) * 1000 }),
+    reset() {
+      began = performance.now();
+      loss = 0;
+      steps = 0;
+      tokens = 0;
+    },
+    state: (): MeterState => ({ loss, steps }),
   };
 }

@@ -103,7 +103,9 @@ export class Transformer {
 
   /** [B, T, d] -> [B, T, d] */
   #block(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
-    const at = (point: string, value: Tensor) => pass.hooks.at(`blocks.${l}.${point}`, value);
+    const { hooks } = pass;
+    const at = (point: string, value: Tensor) =>
+      hooks.idle ? value : hooks.at(`blocks.${l}.${point}`, value);
     const pre = at("hook_resid_pre", x);
     const attn = at(
       "hook_attn_out",
@@ -119,7 +121,9 @@ export class Transformer {
   #attention(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
     const { nHeads: H, nKvHeads: G, headDim: Dh } = this.spec;
     const [B, T] = x.shape;
-    const at = (point: string, value: Tensor) => pass.hooks.at(`blocks.${l}.attn.${point}`, value);
+    const { hooks } = pass;
+    const at = (point: string, value: Tensor) =>
+      hooks.idle ? value : hooks.at(`blocks.${l}.attn.${point}`, value);
     const { cos, sin } = this.#tables;
     const q = at("hook_q", reshape(linear(x, p.wQ, { bias: p.bQ }), [B, T, H, Dh]));
     const k = at("hook_k", reshape(linear(x, p.wK, { bias: p.bK }), [B, T, G, Dh]));
