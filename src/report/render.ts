@@ -10,6 +10,9 @@ import { embedJson, Html, html } from "./html.ts";
 import { METRICS } from "./metrics.ts";
 import { STYLE } from "./style.ts";
 
+/** Points from which on the page draws a running median too. */
+const SMOOTHED = 60;
+
 let script: string | undefined;
 
 /** The bundle of src/report/page, made by `npm run build`. */
@@ -53,6 +56,7 @@ function check(data: ReportData): void {
 }
 
 const whole = (value: number): string => Math.round(value).toLocaleString("en-US");
+const plain = (value: number): string => String(Number(value.toPrecision(4))).replace("-", "−");
 const share = (value: number): string => (100 * value).toFixed(1).replace("-", "−");
 
 /** The few numbers that a reader wants first; those that were not measured are left out. */
@@ -94,13 +98,13 @@ ${known.map((name) => {
   const { label, format, formula, meaning } = METRICS[name];
   return html`<tr><th scope="row">${label}<code>${name}</code></th><td class="number">${cell(data.metrics[name], format)}</td><td class="formula">${formula}</td><td>${meaning}</td></tr>
 `;
-})}${others.map(
-  (
-    name,
-  ) => html`<tr><th scope="row">${name}</th><td class="number">${cell(data.metrics[name], String)}</td><td></td><td></td></tr>
-`,
-)}</tbody></table>
-<p class="note"><i>x</i> is an activation at the hook point, <i>x̂</i> its reconstruction, <i>x̄</i> the mean activation, <i>z</i> the codes, <i>t</i> runs over tokens, <i>D</i> is the model’s width, <i>F</i> the number of features, <i>L</i> the language model’s cross-entropy.</p>`;
+})}</tbody></table>
+<p class="note"><i>x</i> is an activation at the hook point, <i>x̂</i> its reconstruction, <i>x̄</i> the mean activation, <i>z</i> the codes, <i>t</i> runs over tokens, <i>D</i> is the model’s width, <i>F</i> the number of features, <i>L</i> the language model’s cross-entropy.</p>${
+    others.length > 0 &&
+    html`<details><summary>${others.length} further number${others.length === 1 ? "" : "s"}</summary><dl class="others">${others.map(
+      (name) => html`<div><dt><code>${name}</code></dt><dd>${cell(data.metrics[name], plain)}</dd></div>`,
+    )}</dl></details>`
+  }`;
 }
 
 function duration(seconds: number): string {
@@ -126,7 +130,7 @@ function curves(data: ReportData): Html | false {
   ];
   if (data.curves.learningRate) charts.push(["learningRate", "Learning rate"]);
   return html`<section id="training"><h2>Training</h2>
-<p class="lead">Against tokens seen. Faint: as logged; strong: running median.</p>
+<p class="lead">Against tokens seen.${data.curves.tokens.length >= SMOOTHED ? " Faint: as logged; strong: running median." : ""}</p>
 <div class="charts">${charts.map(
     ([name, title]) =>
       html`<figure><figcaption>${title}</figcaption><div class="chart" data-curve="${name}"></div></figure>`,

@@ -59,6 +59,9 @@ td.number{font-weight:600}
 .formula{white-space:nowrap;min-width:11rem}
 math{font-size:1em;font-family:"Latin Modern Math","STIX Two Math","Cambria Math",math,var(--serif)}
 .metrics td,.metrics tbody th{padding-top:.65rem;padding-bottom:.65rem}
+.others{columns:18rem;column-gap:2.5rem;margin-top:.7rem;font-size:.9rem}
+.others div{display:flex;justify-content:space-between;gap:1rem;padding:.22rem 0;border-bottom:1px solid var(--hair);break-inside:avoid}
+.others code{font:.78rem var(--mono);color:var(--soft)}
 .timings{width:auto;min-width:min(100%,34rem);margin:0 0 1rem}
 .timings .bar{width:12rem;vertical-align:middle;padding-right:0}
 .timings .bar span{display:block;height:.5rem;min-width:1px;background:var(--blue-soft)}
@@ -102,7 +105,7 @@ summary{cursor:pointer;color:var(--soft);width:fit-content}
 mark{color:inherit;background:color-mix(in srgb,var(--gold) calc(var(--a)*var(--shade)),transparent);border-radius:2px;padding:.13em 0;-webkit-box-decoration-break:clone;box-decoration-break:clone}
 mark.peak{outline:1.5px solid var(--gold-ink);font-weight:600}
 .control{color:var(--soft);font-size:.86em}
-.raw{font:.72em var(--mono);color:var(--soft);border:1px solid var(--line);border-radius:3px;padding:0 .2em;margin:0 .08em}
+.raw{font:.8rem var(--mono);color:var(--soft);border:1px solid var(--line);border-radius:3px;padding:0 .2em;margin:0 .08em}
 .logits{display:grid;grid-template-columns:1fr 1fr;gap:.3rem 2rem;margin-top:1rem}
 .logits h4{margin:0 0 .25rem;font:400 .8rem/1.3 var(--sans);color:var(--soft)}
 .logits ol{list-style:none;margin:0;padding:0;font-size:.84rem}

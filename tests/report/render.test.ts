@@ -41,7 +41,7 @@ test("every metric stands in the table with its name, value and formula", () => 
 test("metrics that were not measured are left out, unknown ones are listed, NaN is a dash", () => {
   const page = rendered({ ...small(), metrics: { l0: 32, mse: Number.NaN, my_metric: 7 } });
   assert.match(page, /<code>mse<\/code><\/th><td class="number">–</);
-  assert.match(page, /<th scope="row">my_metric<\/th><td class="number">7</);
+  assert.match(page, /<dt><code>my_metric<\/code><\/dt><dd>7</);
   assert.doesNotMatch(page, /ce_clean<\/code>/);
   assert.doesNotMatch(page, /data-chart="ladder"/);
   assert.doesNotMatch(page, /data-metric="explained_variance"/);

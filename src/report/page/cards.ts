@@ -81,6 +81,7 @@ function visible(text: TokenText): Node {
 
 function contextLine(context: FeatureContext, largest: number): HTMLLIElement {
   const pieces = joinBytes(context);
+  if (typeof pieces[0]?.text === "string") pieces[0].text = pieces[0].text.replace(/^ +(?=\S)/, "");
   const peak = Math.max(...pieces.map((piece) => piece.activation));
   const text = element("span", { class: "text" });
   let framed = false;
