@@ -10,6 +10,26 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/demo.ts")).demo,
   },
   {
+    name: "text list",
+    summary: "the catalogue of texts: domain, package, licence",
+    load: async () => (await import("./commands/text.ts")).textList,
+  },
+  {
+    name: "text install",
+    summary: "install texts into the cache",
+    load: async () => (await import("./commands/text.ts")).textInstall,
+  },
+  {
+    name: "text show",
+    summary: "the beginning of a text's documents",
+    load: async () => (await import("./commands/text.ts")).textShow,
+  },
+  {
+    name: "text mix",
+    summary: "a mix of texts as tokens: train.tokens and a held-out file a domain",
+    load: async () => (await import("./commands/text.ts")).textMix,
+  },
+  {
     name: "harvest",
     summary: "write a model's activations to disk",
     load: async () => (await import("./commands/harvest.ts")).harvestCommand,
