@@ -44,8 +44,11 @@ function build() {
   if (result.status === 0 && existsSync(builtFile)) return null;
   const output = `${result.stdout ?? ""}\n${result.stderr ?? ""}`;
   if (process.env.SLUICE_NATIVE_VERBOSE) console.error(output);
-  const line = output.split("\n").find((l) => /\berror\b:?|not found|ERR! stack/i.test(l));
-  return (result.error?.message ?? line ?? `node-gyp ended with ${result.status ?? result.signal}`).trim();
+  const lines = output.split("\n");
+  const telling = [/\berror: /, /not found|No such file/, /ERR! (stack|find)/, /ERR!/];
+  const line = telling.map((pattern) => lines.find((l) => pattern.test(l))).find((l) => l !== undefined);
+  const reason = result.error?.message ?? line ?? `node-gyp ended with ${result.status ?? result.signal}`;
+  return reason.replace(/^gyp ERR! (stack )?/, "").trim();
 }
 
 if (process.env.SLUICE_SKIP_NATIVE === "1") {
