@@ -43,7 +43,13 @@ const context: CommandContext = {
 async function main(): Promise<void> {
   const { command: name, options } = workerData as { command: string; options: Record<string, unknown> };
   const entry = catalogue.find((e) => e.name === name);
-  if (!entry) throw usageError(`unknown command "${name}"${didYouMean(name, catalogue.map((e) => e.name))}`);
+  if (!entry)
+    throw usageError(
+      `unknown command "${name}"${didYouMean(
+        name,
+        catalogue.map((e) => e.name),
+      )}`,
+    );
   const command = await entry.load();
   const { json } = await command.run(resolveOptions(command, {}, options), context);
   post({ kind: "done", json });

@@ -3,7 +3,7 @@
  * trains or generates. Progress comes as events, the result as the object that `--json` would print.
  */
 import { Worker } from "node:worker_threads";
-import { SluiceError, type ErrorCode } from "../util/index.ts";
+import { type ErrorCode, SluiceError } from "../util/index.ts";
 
 /** What a running job tells. */
 export type JobEvent =
@@ -43,7 +43,9 @@ export function runJob(
   { onEvent, signal }: JobOptions = {},
 ): Promise<Readonly<Record<string, unknown>>> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL("./job-worker.js", import.meta.url), { workerData: { command, options } });
+    const worker = new Worker(new URL("./job-worker.js", import.meta.url), {
+      workerData: { command, options },
+    });
     const abort = () => worker.postMessage("abort");
     if (signal?.aborted) abort();
     signal?.addEventListener("abort", abort, { once: true });
@@ -62,7 +64,11 @@ export function runJob(
           settle(() => resolve(message.json));
           return;
         case "failed":
-          settle(() => reject(message.code ? new SluiceError(message.code, message.message) : new Error(message.message)));
+          settle(() =>
+            reject(
+              message.code ? new SluiceError(message.code, message.message) : new Error(message.message),
+            ),
+          );
           return;
         default:
           message satisfies never;
@@ -70,7 +76,8 @@ export function runJob(
     });
     worker.on("error", (error) => settle(() => reject(error)));
     worker.on("exit", (code) => {
-      if (!settled) settle(() => reject(new Error(`job ${command}: its worker ended with code ${code} and no result`)));
+      if (!settled)
+        settle(() => reject(new Error(`job ${command}: its worker ended with code ${code} and no result`)));
     });
   });
 }

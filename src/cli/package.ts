@@ -1,7 +1,7 @@
 /**
  * Files of the package itself: its manifest and the bundled model.
  */
-import { existsSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -14,4 +14,9 @@ export function packagePath(...parts: string[]): string {
     folder = parent;
   }
   return join(folder, ...parts);
+}
+
+/** As package.json says. */
+export function packageVersion(): string {
+  return (JSON.parse(readFileSync(packagePath("package.json"), "utf8")) as { version: string }).version;
 }

@@ -31,12 +31,15 @@ function describeField(field: Field): string {
   return shown === undefined ? field.description : `${field.description} (default: ${shown})`;
 }
 
-/** A boolean gets both spellings; the help shows the one that changes something. */
+/** A boolean gets both spellings; the help shows the one that changes something. A list may be given piece by piece. */
 function addField(parser: Parser, field: Field): void {
   if (GLOBAL_NAMES.includes(field.name)) throw new Error(`parser: every command has --${field.flag} already`);
   const group = `${field.group}:`;
   if (field.kind !== "boolean") {
     const option = new Option(`--${field.flag} ${placeholder(field)}`, describeField(field));
+    if (field.kind === "list") {
+      option.argParser((text: string, before?: string) => (before === undefined ? text : `${before},${text}`));
+    }
     parser.addOption(option.helpGroup(group));
     return;
   }

@@ -8,6 +8,7 @@ import {
   gatherRows,
   linear,
   matmul,
+  maximum,
   mean,
   mul,
   neg,
@@ -16,9 +17,11 @@ import {
   sub,
   sum,
   type Tensor,
+  takeLast,
   topk,
   transpose,
 } from "../tensor/index.ts";
+import { usageError } from "../util/index.ts";
 
 export interface LogitEffects {
   /** Per feature, strongest first. */
@@ -27,33 +30,53 @@ export interface LogitEffects {
   readonly suppressed: readonly { token: number; weight: number }[];
 }
 
-/** Effects of the chosen features at unit decoder norm. Only for activations as wide as the model. */
+export interface LogitOptions {
+  /** Tokens each way; default 10. */
+  readonly count?: number;
+  /** Tokens to choose from; default the vocabulary. Those that a text never holds have embeddings that were hardly trained. */
+  readonly among?: readonly number[];
+}
+
+/** Effects of the chosen features at unit decoder norm. Only for points on the residual stream, whose rows add to it. */
 export async function logitEffects(
   model: Transformer,
   sae: Sae,
   features: readonly number[],
-  count = 10,
+  { count = 10, among }: LogitOptions = {},
 ): Promise<LogitEffects[]> {
-  const { device } = model;
-  const { offset } = model.spec.norm;
+  const { device, spec, params } = model;
+  if (sae.config.dIn !== spec.dModel) {
+    throw usageError(
+      `logit effects: decoder rows are ${sae.config.dIn} wide, but the residual stream is ${spec.dModel} wide`,
+    );
+  }
+  const k = Math.min(count, among?.length ?? spec.vocabSize);
+  const { offset } = spec.norm;
   const [up, down] = device.scope(() => {
     const rows = unitRows(gatherRows(sae.params.wDec, device.tensor(features, [features.length], "i32")));
-    const gain = offset ? sub(model.params.lnFinal, -offset) : model.params.lnFinal;
-    const raw = linear(mul(rows, gain), model.params.head); // [n, V]
-    const effects = sub(raw, mean(raw, { axes: [1], keepDims: true }));
-    return [topk(effects, { k: count }), topk(neg(effects), { k: count })];
+    const gain = offset ? sub(params.lnFinal, -offset) : params.lnFinal;
+    const raw = linear(mul(rows, gain), params.head); // [n, V]
+    const centred = sub(raw, mean(raw, { axes: [1], keepDims: true }));
+    const effects = among ? columns(centred, among) : centred;
+    return [topk(effects, { k }), topk(neg(effects), { k })];
   });
   const read = async ({ values, indices }: typeof up, sign: number) => {
     const [v, i] = [await values.floats(), await indices.ints()];
     values.dispose();
     indices.dispose();
-    return features.map((_, n) =>
-      Array.from({ length: count }, (_, j) => ({ token: i[n * count + j], weight: sign * v[n * count + j] })),
-    );
+    const entry = (at: number) => ({ token: among ? among[i[at]] : i[at], weight: sign * v[at] });
+    return features.map((_, n) => Array.from({ length: k }, (_, j) => entry(n * k + j)));
   };
   const promoted = await read(up, 1);
   const suppressed = await read(down, -1);
   return features.map((_, n) => ({ promoted: promoted[n], suppressed: suppressed[n] }));
+}
+
+/** Columns of x [n, V] by number, [n, chosen]. */
+function columns(x: Tensor, chosen: readonly number[]): Tensor {
+  const [n] = x.shape;
+  const indices = x.device.tensor(Array.from({ length: n }, () => chosen).flat(), [n, chosen.length], "i32");
+  return takeLast(x, indices);
 }
 
 /** The `count` features with the most similar decoder rows, by cosine, the feature itself left out. */
@@ -80,7 +103,7 @@ export async function nearestFeatures(
   );
 }
 
-/** Rows of w [n, D] at unit length. */
+/** Rows of w [n, D] at unit length; rows of zeros stay. */
 function unitRows(w: Tensor): Tensor {
-  return mul(w, rsqrt(sum(square(w), { axes: [1], keepDims: true })));
+  return mul(w, rsqrt(maximum(sum(square(w), { axes: [1], keepDims: true }), 1e-30)));
 }

@@ -2,17 +2,11 @@
  * The whole story in minutes: a TopK SAE on the bundled model, measured on held-out text, with a page to look at.
  * Writes `metrics.json`, `report.html` and the SAE itself.
  */
-import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { densityHistogram, type ReportData, renderReport } from "../report/index.ts";
-import {
-  disposeSae,
-  type Sae,
-  type SaeTrainInput,
-  type TrainProgress,
-  type TrainRecord,
-} from "../sae/index.ts";
+import { disposeSae, type Sae, type SaeTrainInput, type TrainRecord } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
+import type { TokenFile } from "../text/index.ts";
 import { formatCount, readJsonLines, writeAtomic, writeJson } from "../util/index.ts";
 import { collectFirings, featureCards } from "./features.ts";
 import { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";
@@ -27,6 +21,8 @@ export interface DemoOptions {
   readonly features: number;
   readonly k: number;
   readonly train: SaeTrainInput;
+  /** Rows held for shuffling. */
+  readonly buffer: number;
   /** Held-out tokens to measure on. */
   readonly evalTokens: number;
   /** Tokens to look for telling passages in. */
@@ -44,8 +40,8 @@ export interface DemoOptions {
 /** What a person is told while it runs. */
 export interface DemoProgress {
   stage(name: string): void;
-  training(progress: TrainProgress, record: TrainRecord | undefined): void;
-  tokens(label: string, done: number, total: number): void;
+  /** Counted work within the stage. */
+  work(label: string, done: number, total: number, details?: Readonly<Record<string, string>>): void;
 }
 
 export interface DemoResult {
@@ -54,91 +50,138 @@ export interface DemoResult {
   readonly seconds: number;
 }
 
+/** Trains, measures, reads, and writes the page. Ctrl-C during the training keeps a checkpoint, which the next run takes up. */
 export async function runDemo(device: Device, options: DemoOptions): Promise<DemoResult> {
-  const { out, report, signal } = options;
+  const { report } = options;
   const clock = stopwatch();
-  const saeFolder = join(out, "sae");
-  await mkdir(out, { recursive: true });
-  await rm(saeFolder, { recursive: true, force: true }); // a demo always tells the story from its beginning
   report.stage(`opening ${options.modelFolder} and the text ${options.text}`);
   const lm = await openLanguageModel(device, options.modelFolder);
-  const open = (split: "train" | "heldout") =>
-    openTextTokens({ text: [options.text], split, tokenizer: lm.tokenizer, signal });
-  const [train, heldOut] = [await open("train"), await open("heldout")];
-  clock.lap("model and text");
+  const texts: TokenFile[] = [];
+  let sae: Sae | undefined;
+  try {
+    for (const split of ["train", "heldout"] as const) texts.push(await openSplit(options, lm, split));
+    const [train, heldOut] = texts;
+    clock.lap("model and text");
+    sae = await trainStage(device, options, lm, train);
+    clock.lap("training");
+    const evaluation = await measureStage(device, options, lm, sae, heldOut);
+    clock.lap("evaluation");
+    const cards = await readStage(options, lm, sae, train);
+    clock.lap("features");
+    const metrics = { ...evaluation.metrics, ...evaluation.splice };
+    const files = await write(options, { lm, evaluation, metrics, cards, laps: clock.laps });
+    return { metrics, files, seconds: clock.total() };
+  } finally {
+    for (const file of texts) file.close();
+    if (sae) disposeSae(sae);
+    lm.model.dispose();
+  }
+}
 
-  report.stage(`training ${formatCount(options.features)} features, ${options.k} active, on ${options.hook}`);
+const pathsIn = (out: string) => ({
+  metrics: join(out, "metrics.json"),
+  report: join(out, "report.html"),
+  sae: join(out, "sae"),
+});
+
+function openSplit(
+  { text, report, signal }: DemoOptions,
+  { tokenizer }: LanguageModel,
+  split: "train" | "heldout",
+): Promise<TokenFile> {
+  report.stage(`tokens of ${text}, ${split}`);
+  return openTextTokens({ text: [text], split, tokenizer, signal, log: report.stage });
+}
+
+async function trainStage(
+  device: Device,
+  options: DemoOptions,
+  lm: LanguageModel,
+  tokens: TokenFile,
+): Promise<Sae> {
+  const { hook, features, k, train, buffer, out, report, text, version, signal } = options;
+  report.stage(`training ${features} features, ${k} of them active per token, on ${hook}`);
+  const first = Math.min(buffer, train.tokens);
   let record: TrainRecord | undefined;
   const { sae } = await trainSaeRun(device, {
-    source: { kind: "live", lm, hook: options.hook, tokens: train, text: `${options.text} (train)` },
+    source: {
+      kind: "live",
+      lm,
+      hook,
+      tokens,
+      text: `${text} (train)`,
+      onRows: (n) => {
+        if (!record) report.work("filling the shuffle buffer", Math.min(n, first), first);
+      },
+    },
     arch: "topk",
-    features: options.features,
-    k: options.k,
-    train: options.train,
-    buffer: 65_536,
-    out: saeFolder,
+    features,
+    k,
+    train,
+    buffer,
+    out: pathsIn(out).sae,
+    version,
+    owner: "sluice demo",
     logEvery: 10,
     signal,
     onMetrics: (r) => {
       record = r;
     },
-    onStep: (p) => report.training(p, record),
+    onStep: ({ tokens: done, loss }) =>
+      report.work("training", done, train.tokens, {
+        loss: loss.toFixed(2),
+        "explained variance": record?.explained_variance.toFixed(3) ?? "–",
+      }),
   });
-  clock.lap("training");
-
-  report.stage("measuring on held-out text, with the SAE inside the model");
-  const evaluation = await evaluateOnModel(
-    device,
-    sae,
-    { lm, hook: options.hook, text: heldOut },
-    {
-      tokens: options.evalTokens,
-      signal,
-      onProgress: (n) => report.tokens("measuring", n, options.evalTokens),
-    },
-  );
-  clock.lap("evaluation");
-
-  report.stage("reading the text for the passages that each feature fires on");
-  const packer = windowsOf(lm, train, { shuffle: true, seed: 1 });
-  const windows = Math.ceil(options.readTokens / packer.context);
-  const table = await collectFirings({
-    lm,
-    sae,
-    hook: options.hook,
-    packer,
-    windows,
-    signal,
-    onProgress: (n) => report.tokens("reading", n, options.readTokens),
-  });
-  const cards = await featureCards(lm, sae, table, {
-    count: options.cards,
-    writesStream: writesStream(options.hook),
-  });
-  clock.lap("features");
-
-  const metrics = numbersOf(evaluation);
-  const files = { metrics: join(out, "metrics.json"), report: join(out, "report.html"), sae: saeFolder };
-  const data = reportData(options, { lm, sae, evaluation, metrics, cards, laps: clock.laps });
-  await writeJson(files.metrics, metrics);
-  await writeAtomic(files.report, renderReport(data));
-  for (const file of [train, heldOut]) file.close();
-  disposeSae(sae);
-  lm.model.dispose();
-  return { metrics, files, seconds: clock.total() };
+  return sae;
 }
 
-/** Rows of the decoder add to the residual stream at these points. */
-const writesStream = (hook: string): boolean =>
-  /hook_(resid_(pre|mid|post)|attn_out|mlp_out|embed)$/.test(hook);
+function measureStage(
+  device: Device,
+  { hook, evalTokens, report, signal }: DemoOptions,
+  lm: LanguageModel,
+  sae: Sae,
+  text: TokenFile,
+): Promise<SaeEvaluation> {
+  report.stage("measuring on held-out text, also with the SAE inside the model");
+  const labels = { activations: "measuring reconstructions", model: "measuring the model" };
+  return evaluateOnModel(
+    device,
+    sae,
+    { lm, hook, text },
+    {
+      tokens: evalTokens,
+      signal,
+      onProgress: ({ part, tokens, total }) => report.work(labels[part], tokens, total),
+    },
+  );
+}
 
-function numbersOf({ metrics, splice }: SaeEvaluation): Record<string, number> {
-  return { ...metrics, ...splice };
+async function readStage(
+  { hook, readTokens, cards, report, signal }: DemoOptions,
+  lm: LanguageModel,
+  sae: Sae,
+  text: TokenFile,
+): Promise<ReportData["cards"]> {
+  report.stage("reading the text for the passages that each feature fires on");
+  const packer = windowsOf(lm, text, { shuffle: true, seed: 1 });
+  const windows = Math.min(packer.windows, Math.ceil(readTokens / packer.context));
+  const total = windows * packer.context;
+  const onProgress = (n: number) => report.work("reading", n, total);
+  const table = await collectFirings({ lm, sae, hook, packer, windows, signal, onProgress });
+  return featureCards(lm, sae, table, { hook, count: cards });
+}
+
+async function write(options: DemoOptions, found: Findings): Promise<DemoResult["files"]> {
+  const files = pathsIn(options.out);
+  const html = renderReport(reportData(options, found));
+  await writeJson(files.metrics, found.metrics);
+  await writeAtomic(files.report, html);
+  return files;
 }
 
 interface Findings {
   readonly lm: LanguageModel;
-  readonly sae: Sae;
   readonly evaluation: SaeEvaluation;
   readonly metrics: Readonly<Record<string, number>>;
   readonly cards: ReportData["cards"];
@@ -149,14 +192,14 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
   const { lm, metrics, evaluation, cards, laps } = found;
   const { spec } = lm.model;
   const trained = formatCount(options.train.tokens);
-  const records = readJsonLines(join(options.out, "sae", "metrics.jsonl")) as TrainRecord[];
+  const records = readJsonLines(join(pathsIn(options.out).sae, "metrics.jsonl")) as TrainRecord[];
   return {
-    title: `${formatCount(options.features)} features of ${options.hook}`,
+    title: `${options.features.toLocaleString("en-US")} features of ${options.hook}`,
     summary:
       `A TopK sparse autoencoder with ${options.features} features, ${options.k} of them active per token, was trained on ` +
       `${trained} activations of ${lm.name} at ${options.hook} over the text “${options.text}”. On held-out text it explains ` +
-      `${(100 * metrics.explained_variance).toFixed(1)} % of the variance; with it in place, the model keeps ` +
-      `${(100 * metrics.loss_recovered).toFixed(1)} % of the loss that zeroing the layer would destroy.`,
+      `${(100 * metrics.explained_variance).toFixed(1)}% of the variance; with it in place, the model keeps ` +
+      `${(100 * metrics.loss_recovered).toFixed(1)}% of the loss that zeroing the layer would destroy.`,
     createdAt: new Date().toISOString(),
     version: options.version,
     facts: [

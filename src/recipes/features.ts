@@ -9,8 +9,10 @@ import {
   nearestFeatures,
   tellingFeatures,
   topContexts,
+  type Words,
 } from "../interpret/index.ts";
-import { type FeatureCard, linearHistogram, type TokenText } from "../report/index.ts";
+import { resolveHook } from "../models/index.ts";
+import { type FeatureCard, linearHistogram, type TokenText, tokenText } from "../report/index.ts";
 import { encode, type Sae } from "../sae/index.ts";
 import { reshape } from "../tensor/index.ts";
 import type { Tokenizer, TokenPacker } from "../text/index.ts";
@@ -28,7 +30,7 @@ export interface CollectOptions {
   readonly onProgress?: (tokens: number) => void;
 }
 
-/** Runs the text through model and SAE and keeps every firing. Special tokens count as silent. */
+/** Runs the text through model and SAE and keeps every firing. On special tokens every feature counts as silent. */
 export async function collectFirings(options: CollectOptions): Promise<FeatureActivations> {
   const { lm, sae, packer, signal, onProgress } = options;
   const windows = Math.min(options.windows, packer.windows);
@@ -42,7 +44,7 @@ export async function collectFirings(options: CollectOptions): Promise<FeatureAc
     const batch = packer.next(rows);
     tokens.set(batch.tokens, at * T);
     const { values, indices } = codesOf(options, batch.tokens, rows);
-    const host = await values.floats();
+    const host = await values.floats(); // [rows · T, K]
     batch.tokens.forEach((t, i) => {
       if (lm.tokenizer.specialIds.has(t)) host.fill(0, i * k, (i + 1) * k);
     });
@@ -56,45 +58,58 @@ export async function collectFirings(options: CollectOptions): Promise<FeatureAc
 }
 
 function codesOf({ lm, sae, hook, packer }: CollectOptions, ids: Int32Array, rows: number) {
-  const { device } = lm.model;
+  const { device, spec } = lm.model;
+  const point = resolveHook(spec, hook);
   return device.scope(() => {
     const tokens = device.tensor(ids, [rows, packer.context], "i32");
-    const { captured } = lm.model.forward(tokens, { capture: [hook], stopEarly: true });
-    const [x] = Object.values(captured);
-    return encode(sae, reshape(x, [ids.length, -1]));
+    const { captured } = lm.model.forward(tokens, { capture: [point], stopEarly: true });
+    return encode(sae, reshape(captured[point], [ids.length, -1]));
   });
 }
 
 export interface CardOptions {
+  readonly hook: string;
   /** Cards to make. */
   readonly count: number;
-  /** Passages on each. */
+  /** Passages on each; default 10. */
   readonly contexts?: number;
-  /** Whether the hook is on the residual stream, so that decoder rows have a direct effect on logits. */
-  readonly writesStream: boolean;
 }
+
+/** Decoder rows add to the residual stream at these points, so that they have a direct effect on the logits. */
+const WRITES_STREAM = /hook_(resid_(pre|mid|post)|attn_out|mlp_out|embed)$/;
 
 /** Cards of the most telling features, best first. */
 export async function featureCards(
   lm: LanguageModel,
   sae: Sae,
   table: FeatureActivations,
-  { count, contexts = 10, writesStream }: CardOptions,
+  { hook, count, contexts = 10 }: CardOptions,
 ): Promise<FeatureCard[]> {
-  const chosen = tellingFeatures(table, { count }).map((t) => t.feature);
+  const { tokenizer, model } = lm;
+  const windows = table.tokens.length / table.context;
+  const chosen = tellingFeatures(table, {
+    count,
+    words: wordsOf(tokenizer, table.tokens),
+    minWindows: Math.min(8, Math.max(3, Math.floor(windows / 25))),
+  }).map((t) => t.feature);
   if (chosen.length === 0) return [];
-  const effects = writesStream ? await logitEffects(lm.model, sae, chosen) : undefined;
+  const seen = [...new Set(table.tokens)].filter((t) => !tokenizer.specialIds.has(t)).sort((a, b) => a - b);
+  const effects = WRITES_STREAM.test(resolveHook(model.spec, hook))
+    ? await logitEffects(model, sae, chosen, { among: seen })
+    : undefined;
   const nearest = await nearestFeatures(sae, chosen);
   return chosen.map((id, n) => {
     const { values } = table.firings(id);
     const weigh = (list: readonly { token: number; weight: number }[] = []) =>
-      list.map(({ token, weight }) => ({ token: display(lm.tokenizer, [token])[0], weight }));
+      list.map(({ token, weight }) => ({ token: display(tokenizer, token), weight }));
     return {
       id,
       density: values.length / table.tokens.length,
       maxActivation: values.reduce((a, b) => Math.max(a, b), 0),
       activations: linearHistogram(values),
-      contexts: topContexts(table, id, { count: contexts }).map((c) => contextCard(lm.tokenizer, c)),
+      contexts: topContexts(table, id, { count: contexts, before: 28, after: 16 }).map((c) =>
+        contextCard(tokenizer, c),
+      ),
       promoted: weigh(effects?.[n].promoted),
       suppressed: weigh(effects?.[n].suppressed),
       nearest: nearest[n],
@@ -102,15 +117,46 @@ export async function featureCards(
   });
 }
 
-function contextCard(tokenizer: Tokenizer, { tokens, activations }: Context) {
-  return { tokens: display(tokenizer, tokens), activations: Array.from(activations) };
+/** A passage in whole words: what of its first and last word lies outside is left out, unless the peak is in it. */
+function contextCard(tokenizer: Tokenizer, { tokens, activations, peak }: Context) {
+  const texts = Array.from(tokens, (id) => display(tokenizer, id));
+  const begins = (i: number) => typeof texts[i] === "string" && /^[\s<]/.test(texts[i]);
+  let from = 0;
+  while (from < peak && !begins(from)) from++;
+  if (from === peak && !begins(peak)) from = 0;
+  let to = texts.length - 1;
+  while (to > peak && !begins(to)) to--;
+  if (to <= peak) to = texts.length;
+  const first = texts[from];
+  if (typeof first === "string" && first.trim() !== "") texts[from] = first.trimStart();
+  return { tokens: texts.slice(from, to), activations: Array.from(activations.subarray(from, to)) };
 }
 
-/** Each token as text; one that is only part of a character shows its bytes. */
-function display(tokenizer: Tokenizer, ids: ArrayLike<number>): TokenText[] {
-  return Array.from(ids, (id) => {
-    const text = tokenizer.tokenText(id);
-    const bytes = /^(?:<[0-9A-F]{2}(?: [0-9A-F]{2})*>)$/.test(text);
-    return bytes ? { bytes: text.slice(1, -1).toLowerCase() } : text;
+/** A token as text; one that is only part of a character as its bytes. */
+function display(tokenizer: Tokenizer, id: number): TokenText {
+  const bytes = tokenizer.tokenBytes(id);
+  return bytes ? tokenText(bytes) : tokenizer.tokenText(id);
+}
+
+/** Groups tokens into words: letters and digits that follow each other, in lower case. All else is word -1. */
+export function wordsOf(tokenizer: Tokenizer, tokens: Int32Array): Words {
+  const at = new Int32Array(tokens.length);
+  const words: string[] = [];
+  let open = false; // whether the last token ended within a word
+  tokens.forEach((id, i) => {
+    const text = tokenizer.specialIds.has(id) ? "" : tokenizer.tokenText(id);
+    const continues = open && /^[\p{L}\p{N}]/u.test(text);
+    if (continues) words[words.length - 1] += text;
+    else words.push(text);
+    at[i] = words.length - 1;
+    open = /[\p{L}\p{N}]$/u.test(text);
   });
+  const numbers = new Map<string, number>();
+  const number = Int32Array.from(words, (word) => {
+    const bare = word.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, "");
+    if (bare === "") return -1;
+    if (!numbers.has(bare)) numbers.set(bare, numbers.size);
+    return numbers.get(bare) as number;
+  });
+  return { at, number };
 }

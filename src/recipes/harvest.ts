@@ -1,11 +1,11 @@
 /**
- * Activations to disk: one forward pass feeds a store for each hook point. Interrupted harvests continue where the last
- * whole shard ended.
+ * Activations to disk: one forward pass feeds a store for each hook point. An interrupted harvest continues behind its last
+ * whole shard, from the same blocks of windows, and ends with the bytes of one that was not interrupted.
  */
 import { join } from "node:path";
 import { ActivationWriter } from "../store/index.ts";
 import type { Tokenizer, TokenPacker } from "../text/index.ts";
-import { interruptedError } from "../util/index.ts";
+import { inputError, interruptedError, usageError } from "../util/index.ts";
 import type { LanguageModel } from "./language-model.ts";
 import { type LiveBlock, liveActivations, rowWidth } from "./live-activations.ts";
 
@@ -16,23 +16,29 @@ export interface HarvestOptions {
   /** Rows to write, special tokens not counted. */
   readonly tokens: number;
   readonly dtype: "f32" | "f16";
-  /** What the text is: names it in the index. */
-  readonly source: string;
+  /** What the text is and how its windows are chosen, any JSON: stands in the index; other ones are refused on resume. */
+  readonly source: Readonly<Record<string, string | number | boolean | null>>;
   readonly seed: number;
   readonly out: string;
   /** Leave out rows whose norm exceeds this multiple of the median of their block; 0 keeps all. */
   readonly maxNorm?: number;
-  /** Rows of a shard; default about 64 MB. */
+  /** Windows of a forward pass; default 16. */
+  readonly windows?: number;
+  /** Rows of a shard; default 64 MB, or a sixteenth of the harvest if that is less. */
   readonly shardRows?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (rows: number) => void;
 }
 
 export interface HarvestResult {
+  /** Rows in each store. */
   readonly rows: number;
   readonly hooks: readonly string[];
+  /** Folder of each hook point. */
+  readonly folders: readonly string[];
   /** Rows that were on disk when the harvest began. */
   readonly resumedFrom: number;
+  /** Rows that this harvest left out. */
   readonly skipped: { readonly special: number; readonly norm: number };
   /** True when the text ended before `tokens` rows. */
   readonly exhausted: boolean;
@@ -41,87 +47,118 @@ export interface HarvestResult {
 /** Tokens that are never measured or trained on: BOS, EOS, padding and other special ones. */
 export const specialTokens = (tokenizer: Tokenizer): ReadonlySet<number> => tokenizer.specialIds;
 
+/** One store being written. */
+interface Target {
+  readonly hook: string;
+  readonly writer: ActivationWriter;
+  /** Place of the last row on disk when the harvest began. */
+  readonly last?: { readonly document: number; readonly position: number };
+  /** Rows on disk and in memory. */
+  rows: number;
+}
+
 /** Writes `tokens` rows of every hook point. Ctrl-C keeps the whole shards. */
 export async function harvest(options: HarvestOptions): Promise<HarvestResult> {
-  const { lm, packer, tokens, signal, onProgress, maxNorm = 0 } = options;
+  const { lm, packer, tokens, signal, onProgress, windows = 16, maxNorm = 0 } = options;
   const filter = {
     excludeTokens: specialTokens(lm.tokenizer),
     maxNorm: maxNorm ? { multiple: maxNorm } : undefined,
   };
-  const live = liveActivations({ model: lm.model, packer, hooks: options.hooks, filter, signal });
-  const writers = await openWriters(options, live.hooks);
-  const begun = Math.min(...writers.map((w) => w.rows));
-  const done = () => ({
-    hooks: live.hooks,
-    resumedFrom: begun,
-    skipped: { special: live.counts.token, norm: live.counts.norm },
-  });
-  if (writers.every((w) => w.complete)) return { ...done(), rows: begun, exhausted: begun < tokens };
-  const counts = writers.map((w) => w.rows);
-  const first = Math.min(
-    ...writers.map((w) => (w.complete ? Number.POSITIVE_INFINITY : (w.last?.document ?? 0))),
-  );
-  packer.restore({ epoch: 0, index: first });
-  for await (const block of live) {
-    for (const [i, writer] of writers.entries()) {
-      if (!writer.complete) counts[i] += await appendRows(writer, block, live.hooks[i], tokens - counts[i]);
+  const live = liveActivations({ model: lm.model, packer, hooks: options.hooks, filter, windows, signal });
+  const targets: Target[] = [];
+  for (const hook of live.hooks) targets.push(await openTarget(options, hook));
+  const rowsNow = () => Math.min(...targets.map((t) => t.rows));
+  const resumedFrom = rowsNow();
+  const open = targets.filter((t) => !t.writer.complete);
+  // The blocks must be those of the first attempt: filters and the last bits of products depend on the whole block.
+  const reached = Math.min(...open.map((t) => t.last?.document ?? 0));
+  if (open.length > 0) packer.restore({ epoch: 0, index: Math.floor(reached / windows) * windows });
+  if (open.some((t) => t.rows < tokens)) {
+    for await (const block of live) {
+      for (const target of open) target.rows += await append(target, block, options);
+      onProgress?.(rowsNow());
+      if (rowsNow() >= tokens) break;
     }
-    const least = Math.min(...counts);
-    onProgress?.(least);
-    if (least >= tokens) break;
   }
-  if (signal?.aborted) {
-    const kept = Math.min(...writers.map((w) => w.rows));
+  const rows = rowsNow();
+  if (signal?.aborted && rows < tokens) {
+    const kept = Math.min(...targets.map((t) => t.writer.rows));
     throw interruptedError(
-      `harvest: interrupted; ${kept} rows are in whole shards, run the same command to continue`,
+      `harvest: interrupted; ${kept} of ${tokens} rows are on disk, the same command continues`,
     );
   }
-  for (const writer of writers) if (!writer.complete) await writer.finish({ tokens });
-  const rows = Math.min(...counts);
-  return { ...done(), rows, exhausted: rows < tokens };
+  for (const { writer } of open) await writer.finish({ tokens });
+  return {
+    rows,
+    hooks: live.hooks,
+    folders: targets.map((t) => t.writer.folder),
+    resumedFrom,
+    skipped: { special: live.counts.token, norm: live.counts.norm },
+    exhausted: rows < tokens,
+  };
 }
 
-async function openWriters(options: HarvestOptions, hooks: readonly string[]): Promise<ActivationWriter[]> {
-  const { lm, out, dtype, seed, source, shardRows } = options;
-  const writers: ActivationWriter[] = [];
-  for (const hook of hooks) {
-    const folder = hooks.length === 1 ? out : join(out, hook);
-    const spec = {
-      hook,
-      model: { id: lm.name, hash: lm.hash },
-      width: rowWidth(lm.model, hook),
-      dtype,
-      seed,
-      source,
-    };
-    writers.push(await ActivationWriter.open(folder, spec, { shardRows }));
+const SHARD_BYTES = 64e6;
+
+async function openTarget(options: HarvestOptions, hook: string): Promise<Target> {
+  const { lm, out, dtype, seed, source, tokens, windows = 16, maxNorm = 0 } = options;
+  const width = rowWidth(lm.model, hook);
+  const spec = {
+    hook,
+    model: { id: lm.name, hash: lm.hash },
+    width,
+    dtype,
+    seed,
+    source: { ...source, windows, maxNorm },
+  };
+  const rowBytes = width * (dtype === "f16" ? 2 : 4);
+  const shardRows =
+    options.shardRows ??
+    Math.max(1, Math.floor(Math.min(SHARD_BYTES / rowBytes, Math.max(4096, tokens / 16))));
+  const folder = options.hooks.length === 1 ? out : join(out, hook);
+  const writer = await ActivationWriter.open(folder, spec, { shardRows });
+  const harvested = writer.notes.tokens;
+  if (writer.complete && harvested !== tokens) {
+    throw usageError(
+      `${folder}: holds a finished harvest of ${harvested} rows, not ${tokens}; choose another folder, or ask for --tokens ${harvested}`,
+    );
   }
-  return writers;
+  return { hook, writer, last: writer.last, rows: writer.rows };
 }
 
-/** Appends what the store does not hold yet, at most `room` rows; returns how many. */
-async function appendRows(
-  writer: ActivationWriter,
+/** Appends what the store does not hold yet, up to `tokens` rows in all; returns how many. */
+async function append(
+  { hook, writer, last, rows }: Target,
   block: LiveBlock,
-  hook: string,
-  room: number,
+  { tokens, dtype, lm }: HarvestOptions,
 ): Promise<number> {
-  const { last } = writer;
   let from = 0;
-  if (last && writer.rows > 0) {
-    while (from < block.rows && !isBehind(block, from, last)) from++;
-  }
-  const to = Math.min(block.rows, from + Math.max(room, 0));
+  if (last) while (from < block.rows && !isBehind(block, from, last)) from++;
+  const to = Math.min(block.rows, from + Math.max(tokens - rows, 0));
   if (to <= from) return 0;
   const width = block.activations[hook].length / block.rows;
+  const activations = block.activations[hook].subarray(from * width, to * width);
+  const bad = activations.findIndex((v) => !(Math.abs(v) <= LARGEST[dtype]));
+  if (bad >= 0) {
+    const row = from + Math.floor(bad / width);
+    throw inputError(
+      `${lm.name}: ${hook} is ${activations[bad]} at dimension ${bad % width} of window ${block.windows[row]}, position ${block.positions[row]}` +
+        (Number.isFinite(activations[bad])
+          ? "; f16 ends at 65504, use --dtype f32"
+          : "; nothing was kept of it"),
+    );
+  }
   await writer.append({
-    activations: block.activations[hook].subarray(from * width, to * width),
+    activations,
     tokens: block.tokens.subarray(from, to),
     positions: block.positions.subarray(from, to),
     documents: block.windows.subarray(from, to),
   });
   return to - from;
 }
+
+/** Largest number of each storage type. */
+const LARGEST = { f32: 3.4028234663852886e38, f16: 65504 } as const;
 
 function isBehind(block: LiveBlock, row: number, last: { document: number; position: number }): boolean {
   const window = block.windows[row];

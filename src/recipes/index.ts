@@ -2,7 +2,7 @@
  * Whole pipelines: what the commands do, as library functions.
  */
 export { type DemoOptions, type DemoProgress, type DemoResult, runDemo } from "./demo.ts";
-export { collectFirings, featureCards } from "./features.ts";
+export { type CollectOptions, collectFirings, featureCards } from "./features.ts";
 export { type HarvestOptions, type HarvestResult, harvest } from "./harvest.ts";
 export { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";
 export {
@@ -13,6 +13,7 @@ export {
   rowWidth,
 } from "./live-activations.ts";
 export { evaluateOnModel, evaluateOnStore, type SaeEvalOptions, type SaeEvaluation } from "./sae-eval.ts";
-export { type SaeRunOptions, type SaeSource, trainSaeRun } from "./sae-train.ts";
-export { type SpliceMetrics, spliceMetrics } from "./splice.ts";
-export { openTextTokens, type TextTokensOptions } from "./text-tokens.ts";
+export { readRun, type SaeRunFile } from "./sae-run.ts";
+export { type SaeRunOptions, type SaeRunResult, type SaeSource, trainSaeRun } from "./sae-train.ts";
+export { type SpliceMetrics, type SpliceOptions, spliceMetrics } from "./splice.ts";
+export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

@@ -1,7 +1,7 @@
 /**
  * A model folder opened for work: transformer, tokenizer, identity.
  */
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import { openModelFolder } from "../formats/index.ts";
 import { type LoadOptions, loadTransformer, type Transformer } from "../models/index.ts";
 import type { Device } from "../tensor/index.ts";
@@ -9,7 +9,7 @@ import { loadTokenizer, type Tokenizer, TokenPacker, type TokenSource } from "..
 import { inputError } from "../util/index.ts";
 
 export interface LanguageModel {
-  /** As the user named it. */
+  /** Last part of the folder's path: what stands in files and reports. */
   readonly name: string;
   readonly folder: string;
   /** Hash of config and weights: activations and SAEs name the model by it. */
@@ -18,6 +18,7 @@ export interface LanguageModel {
   readonly tokenizer: Tokenizer;
 }
 
+/** Loads a folder in Hugging Face's layout. The caller disposes the model. */
 export async function openLanguageModel(
   device: Device,
   folder: string,
@@ -29,11 +30,12 @@ export async function openLanguageModel(
   const tokenizer = await loadTokenizer(folder);
   const model = await loadTransformer(device, folder, options);
   if (tokenizer.vocabSize > model.spec.vocabSize) {
+    model.dispose();
     throw inputError(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} ids, but the model embeds ${model.spec.vocabSize}; they do not belong together`,
     );
   }
-  return { name: folder, folder: resolve(folder), hash, model, tokenizer };
+  return { name: basename(resolve(folder)), folder: resolve(folder), hash, model, tokenizer };
 }
 
 export interface WindowOptions {

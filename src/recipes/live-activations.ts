@@ -9,12 +9,13 @@ import {
   createRowFilter,
   type FilterCounts,
   type RowFilterOptions,
+  SHUFFLE_CAPACITY,
   type ShuffledState,
   shuffled,
   takeRows,
 } from "../store/index.ts";
 import type { PackedBatch, PackerState, TokenPacker } from "../text/index.ts";
-import { inputError, Rng, usageError } from "../util/index.ts";
+import { Rng, usageError } from "../util/index.ts";
 
 export interface LiveOptions {
   readonly model: Transformer;
@@ -25,8 +26,10 @@ export interface LiveOptions {
   readonly windows?: number;
   /** Rows to leave out: special tokens, high norms (judged at the first point). */
   readonly filter?: RowFilterOptions;
-  /** Stop after the text was read this often; default 1. */
-  readonly epochs?: number;
+  /** Stop before this window, counted through all epochs; default: at the end of the first epoch. */
+  readonly until?: number;
+  /** Stop after this many rows; the last block is cut there. */
+  readonly rows?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -54,16 +57,18 @@ export function rowWidth(model: Transformer, hook: string): number {
   const { spec } = model;
   const point = resolveHook(spec, hook);
   if (point.endsWith("hook_pattern")) {
-    throw inputError(`hook ${hook}: attention patterns have no fixed width; choose another point`);
+    throw usageError(`hook ${hook}: attention patterns have no fixed width; choose another point`);
   }
   if (/hook_(q|z)$/.test(point)) return spec.nHeads * spec.headDim;
   if (/hook_(k|v)$/.test(point)) return spec.nKvHeads * spec.headDim;
   return point.endsWith("mlp.hook_post") ? spec.dMlp : spec.dModel;
 }
 
+const LIVE_WINDOWS = 16;
+
 /** Reads windows from where the packer stands. */
 export function liveActivations(options: LiveOptions): LiveActivations {
-  const { model, packer, windows = 16, epochs = 1, signal } = options;
+  const { model, packer, windows = LIVE_WINDOWS, until = packer.windows, signal } = options;
   const wanted = new Set(options.hooks.map((h) => resolveHook(model.spec, h)));
   if (wanted.size === 0) throw usageError("activations: no hook point was named");
   const hooks = hookPoints(model.spec).filter((p) => wanted.has(p));
@@ -71,14 +76,16 @@ export function liveActivations(options: LiveOptions): LiveActivations {
   for (const hook of hooks) rowWidth(model, hook);
 
   async function* read(): AsyncGenerator<LiveBlock> {
+    let wanted = options.rows ?? Number.POSITIVE_INFINITY;
     for (;;) {
       const { epoch, index } = packer.state;
-      const left = (epochs - epoch) * packer.windows - index;
-      if (left <= 0 || signal?.aborted) return;
       const first = epoch * packer.windows + index;
-      const batch = packer.next(Math.min(windows, left));
-      yield await readBlock(model, hooks, batch, { context: packer.context, first, filter });
-      await setImmediate();
+      if (wanted <= 0 || first >= until || signal?.aborted) return;
+      const batch = packer.next(Math.min(windows, until - first));
+      const block = await readBlock(model, hooks, batch, { context: packer.context, first, filter });
+      yield block.rows > wanted ? head(block, wanted) : block;
+      wanted -= block.rows;
+      await setImmediate(); // timers and sockets get their turn
     }
   }
   return { counts: filter.counts, hooks, [Symbol.asyncIterator]: read };
@@ -111,6 +118,18 @@ async function readBlock(
   };
 }
 
+/** The first rows of a block. */
+function head(block: LiveBlock, rows: number): LiveBlock {
+  const cut = ([hook, x]: [string, Float32Array]) => [hook, x.subarray(0, (rows * x.length) / block.rows)];
+  return {
+    rows,
+    activations: Object.fromEntries(Object.entries(block.activations).map(cut)),
+    tokens: block.tokens.subarray(0, rows),
+    positions: block.positions.subarray(0, rows),
+    windows: block.windows.subarray(0, rows),
+  };
+}
+
 function capture(model: Transformer, hooks: readonly string[], batch: PackedBatch, context: number) {
   const { device } = model;
   return device.scope(() => {
@@ -124,9 +143,11 @@ function capture(model: Transformer, hooks: readonly string[], batch: PackedBatc
 export interface LiveSourceOptions extends LiveOptions {
   /** Rows held for shuffling; default 262,144. */
   readonly capacity?: number;
-  /** Rows handed out at a time. */
+  /** Rows handed out at a time; at most half the capacity. */
   readonly batch: number;
   readonly seed: number;
+  /** Told how many rows were computed since the source was opened. */
+  readonly onRows?: (rows: number) => void;
 }
 
 /** The shuffled rows of one hook point as a source for SAE training, resumable to the bit. */
@@ -134,10 +155,14 @@ export function openLiveSource(options: LiveSourceOptions): OpenSource {
   return (state?: SourceState): ActivationSource => {
     const saved = state?.json as { packer: PackerState; shuffle: ShuffledState } | undefined;
     if (saved) options.packer.restore(saved.packer);
-    const live = liveActivations(options);
-    const stream = shuffled(blocksOf(live), {
-      batch: options.batch,
-      capacity: options.capacity,
+    const rows = options.rows === undefined ? undefined : options.rows - (saved?.shuffle.rows ?? 0);
+    // Raised, the signal makes the shuffle pause; the text must not seem to end there.
+    const live = liveActivations({ ...options, rows, signal: undefined });
+    const capacity = options.capacity ?? SHUFFLE_CAPACITY;
+    const stream = shuffled(blocksOf(live, options.onRows), {
+      batch: Math.max(1, Math.min(options.batch, Math.floor(capacity / 2))),
+      capacity,
+      signal: options.signal,
       rng: new Rng(options.seed).fork("shuffle"),
       resume: saved && { state: saved.shuffle, tensors: state?.arrays ?? {} },
     });
@@ -151,7 +176,15 @@ export function openLiveSource(options: LiveSourceOptions): OpenSource {
   };
 }
 
-async function* blocksOf(live: LiveActivations): AsyncGenerator<{ x: Float32Array; rows: number }> {
+async function* blocksOf(
+  live: LiveActivations,
+  onRows?: (rows: number) => void,
+): AsyncGenerator<{ x: Float32Array; rows: number }> {
   const [hook] = live.hooks;
-  for await (const { activations, rows } of live) yield { x: activations[hook], rows };
+  let total = 0;
+  for await (const { activations, rows } of live) {
+    total += rows;
+    onRows?.(total);
+    yield { x: activations[hook], rows };
+  }
 }

@@ -1,13 +1,20 @@
 /**
  * Training an SAE from activations on disk or from a live model, into a run folder:
- * `cfg.json` and `sae_weights.safetensors` (SAELens), `run.json`, `metrics.jsonl`, `checkpoints/`.
+ * `run.json`, `metrics.jsonl`, `checkpoints/` while it runs, and at the end the SAE in SAELens' layout.
  */
-import { existsSync } from "node:fs";
-import { mkdir } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { resolveHook } from "../models/index.ts";
 import {
+  disposeSae,
+  loadSae,
+  type Notes,
   type OpenSource,
+  type SaeTrainConfig,
   type SaeTrainInput,
+  saeConfig,
+  saeTrainConfig,
   saveSae,
   type TrainProgress,
   type TrainRecord,
@@ -17,9 +24,10 @@ import {
 import { type ActivationStore, openActivations } from "../store/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { TokenSource } from "../text/index.ts";
-import { inputError, writeJson } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { openLiveSource, rowWidth } from "./live-activations.ts";
+import { claimFolder, writeRun } from "./sae-run.ts";
+import { tokensHash } from "./text-tokens.ts";
 
 /** Where activations come from. */
 export type SaeSource =
@@ -31,11 +39,14 @@ export type SaeSource =
       readonly tokens: TokenSource;
       /** Names the text in the SAE's metadata. */
       readonly text: string;
+      /** Tokens of a window, BOS included; default the model's context. */
       readonly context?: number;
-      /** Windows of a forward pass. */
+      /** Windows of a forward pass; default 16. */
       readonly windows?: number;
-      /** Rows leave when their norm exceeds this multiple of the median; 0 keeps all. */
+      /** Rows leave when their norm exceeds this multiple of the median of their block; 0 (default) keeps all. */
       readonly maxNorm?: number;
+      /** Told how many rows the model has computed in this process. */
+      readonly onRows?: (rows: number) => void;
     };
 
 export interface SaeRunOptions {
@@ -47,7 +58,11 @@ export interface SaeRunOptions {
   /** Rows held for shuffling. */
   readonly buffer: number;
   readonly out: string;
-  /** Minutes between checkpoints. */
+  /** Of the program, for run.json. */
+  readonly version?: string;
+  /** Replaces an earlier run of this owner in the folder, unless it is this very run, unfinished. */
+  readonly owner?: string;
+  /** Minutes between checkpoints; default 10. */
   readonly checkpointMinutes?: number;
   /** Steps between records. */
   readonly logEvery?: number;
@@ -56,124 +71,159 @@ export interface SaeRunOptions {
   readonly onStep?: (progress: TrainProgress) => void;
 }
 
+export interface SaeRunResult extends TrainResult {
+  /** The folder held this run already, finished: nothing was done. */
+  readonly finishedBefore: boolean;
+}
+
+/** A source and what is known of it before the first row. */
 interface Opened {
   readonly width: number;
-  readonly openSource: OpenSource;
-  readonly metadata: Readonly<Record<string, unknown>>;
-  /** Rows of one pass, if known. */
-  readonly rows?: number;
+  readonly open: (train: SaeTrainConfig) => OpenSource;
+  /** For the SAE's file, in SAELens' words. */
+  readonly metadata: Notes;
+  /** Further settings that decide which rows come in which order. */
+  readonly settings: Notes;
   close(): void;
 }
 
-/** Trains, saves, and gives back the SAE of raw inputs, which the caller disposes. A folder with a checkpoint is continued. */
-export async function trainSaeRun(device: Device, options: SaeRunOptions): Promise<TrainResult> {
-  const { out, train, features, k, buffer } = options;
-  const opened = await openSource(options, train.seed ?? 0, Math.min(train.batch ?? 4096, buffer));
-  await mkdir(out, { recursive: true });
+/**
+ * Trains, saves, and gives back the SAE of raw inputs, which the caller disposes. A folder with this very run is continued, or
+ * left alone if it is finished; one with anything else is refused.
+ */
+export async function trainSaeRun(device: Device, options: SaeRunOptions): Promise<SaeRunResult> {
+  const { out, features, k, buffer, arch, source } = options;
+  const opened = await openSource(source, buffer, options.signal);
   try {
-    const checkpoints = join(out, "checkpoints");
-    const result = await trainSae(device, {
-      config: { dIn: opened.width, features, activation: { kind: options.arch, k } },
-      train,
-      openSource: opened.openSource,
-      metadata: opened.metadata,
-      logEvery: options.logEvery,
-      onMetrics: options.onMetrics,
-      onStep: options.onStep,
-      metricsFile: join(out, "metrics.jsonl"),
-      checkpoint: { folder: checkpoints, everyMinutes: options.checkpointMinutes ?? 10 },
-      resume: existsSync(checkpoints),
-      signal: options.signal,
-    });
-    await saveSae(out, result.sae);
-    await writeJson(join(out, "run.json"), {
-      schema: 1,
-      arch: options.arch,
+    const config = saeConfig({ dIn: opened.width, features, activation: { kind: arch, k } });
+    const train = saeTrainConfig(options.train, config);
+    const settings = {
+      arch,
       features,
       k,
       width: opened.width,
-      source: opened.metadata,
+      source: { ...opened.metadata, ...opened.settings },
       buffer,
-      train: result.train,
-      steps: result.steps,
-      tokens: result.tokens,
-      input_scale: result.inputScale,
-      final: result.record,
+      train,
+    };
+    const found = await claimFolder(out, settings, options.owner);
+    if (found?.outcome) return { ...found.outcome, ...(await finished(device, out)), train };
+    await mkdir(out, { recursive: true });
+    const run = found ?? {
+      settings,
+      version: options.version,
+      owner: options.owner,
+      started: new Date().toISOString(),
+      outcome: null,
+    };
+    if (!found) await writeRun(out, run);
+    const checkpoints = join(out, "checkpoints");
+    const result = await trainSae(device, {
+      ...options, // signal, logEvery, onMetrics, onStep
+      config,
+      train,
+      openSource: opened.open(train),
+      metadata: opened.metadata,
+      metricsFile: join(out, "metrics.jsonl"),
+      checkpoint: { folder: checkpoints, everyMinutes: options.checkpointMinutes },
+      resume: true,
     });
-    return result;
+    try {
+      const { stopped, steps, tokens, inputScale, record } = result;
+      await saveSae(out, result.sae);
+      await writeRun(out, { ...run, outcome: { stopped, steps, tokens, inputScale, record } });
+      await rm(checkpoints, { recursive: true, force: true }); // all that counts is in the SAE now
+    } catch (error) {
+      disposeSae(result.sae);
+      throw error;
+    }
+    return { ...result, finishedBefore: false };
   } finally {
     opened.close();
   }
 }
 
-async function openSource({ source, buffer }: SaeRunOptions, seed: number, batch: number): Promise<Opened> {
+async function finished(device: Device, out: string): Promise<Pick<SaeRunResult, "sae" | "finishedBefore">> {
+  return { sae: (await loadSae(device, out)).sae, finishedBefore: true };
+}
+
+async function openSource(source: SaeSource, buffer: number, signal?: AbortSignal): Promise<Opened> {
   switch (source.kind) {
     case "store":
-      return fromStore(await openActivations(source.folder, { hook: source.hook }), seed, batch, buffer);
+      return fromStore(await openActivations(source.folder, { hook: source.hook }), buffer);
     case "live":
-      return fromModel(source, seed, batch, buffer);
+      return fromModel(source, buffer, signal);
     default:
       return source satisfies never;
   }
 }
 
 /** Every epoch is shuffled anew; the run stops when it has its tokens. */
-function fromStore(store: ActivationStore, seed: number, batch: number, window: number): Opened {
-  const { hook, model, source } = store.index;
+function fromStore(store: ActivationStore, window: number): Opened {
+  const { hook, model, source, shards } = store.index;
+  const rows = createHash("sha256").update(shards.map((s) => s.sha256).join());
   return {
     width: store.width,
-    rows: store.rows,
-    metadata: { model_name: model.id, model_hash: model.hash, hook_name: hook, dataset_path: source },
-    openSource: (state) => {
-      const resume = state?.json as { epoch: number; row: number } | undefined;
-      const stream = store.shuffled({ batch, seed, window, epochs: Number.POSITIVE_INFINITY, resume });
-      return {
-        [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator](),
-        state: () => ({ json: stream.state() }),
-      };
-    },
+    metadata: { model_name: model.id, model_hash: model.hash, hook_name: hook, dataset_path: textOf(source) },
+    settings: { kind: "store", rows: store.rows, sha256: rows.digest("hex").slice(0, 32) },
+    open:
+      ({ batch, seed }) =>
+      (state) => {
+        const resume = state?.json as { epoch: number; row: number } | undefined;
+        const stream = store.shuffled({ batch, seed, window, epochs: Number.POSITIVE_INFINITY, resume });
+        return {
+          [Symbol.asyncIterator]: () => stream[Symbol.asyncIterator](),
+          state: () => ({ json: stream.state() }),
+        };
+      },
     close: () => store.close(),
   };
 }
 
+/** The text that a harvest says it read. */
+function textOf(source: unknown): unknown {
+  return (source as { text?: unknown } | null)?.text ?? source;
+}
+
+/** The text is read as often as needed; no more rows are computed than are trained on. */
 function fromModel(
   source: Extract<SaeSource, { kind: "live" }>,
-  seed: number,
-  batch: number,
   capacity: number,
+  signal?: AbortSignal,
 ): Opened {
-  const { lm, hook, tokens, text, context = lm.model.spec.contextLength, windows, maxNorm = 0 } = source;
-  const width = rowWidth(lm.model, hook);
-  if (batch * 2 > capacity) {
-    throw inputError(
-      `sae train: a buffer of ${capacity} rows is too small for batches of ${batch}; use at least ${2 * batch}`,
-    );
-  }
+  const { lm, tokens, text, context, windows = 16, maxNorm = 0, onRows } = source;
+  const hook = resolveHook(lm.model.spec, source.hook);
+  const packing = { context: context ?? lm.model.spec.contextLength, shuffle: true };
   return {
-    width,
+    width: rowWidth(lm.model, hook),
     metadata: {
       model_name: lm.name,
       model_hash: lm.hash,
       hook_name: hook,
       dataset_path: text,
-      context_size: context,
+      context_size: packing.context,
       prepend_bos: lm.tokenizer.bosId !== undefined,
       exclude_special_tokens: true,
     },
-    openSource: openLiveSource({
-      model: lm.model,
-      packer: windowsOf(lm, tokens, { context, shuffle: true, seed }),
-      hooks: [hook],
-      windows,
-      epochs: Number.POSITIVE_INFINITY,
-      filter: {
-        excludeTokens: lm.tokenizer.specialIds,
-        maxNorm: maxNorm ? { multiple: maxNorm } : undefined,
-      },
-      capacity,
-      batch,
-      seed,
-    }),
+    settings: { kind: "live", tokens: tokensHash(tokens), windows, maxNorm },
+    open: ({ batch, seed, tokens: wanted }) =>
+      openLiveSource({
+        model: lm.model,
+        packer: windowsOf(lm, tokens, { ...packing, seed }),
+        hooks: [hook],
+        windows,
+        until: Number.POSITIVE_INFINITY,
+        rows: Math.floor(wanted / batch) * batch,
+        filter: {
+          excludeTokens: lm.tokenizer.specialIds,
+          maxNorm: maxNorm ? { multiple: maxNorm } : undefined,
+        },
+        capacity,
+        batch,
+        seed,
+        signal,
+        onRows,
+      }),
     close: () => {},
   };
 }

@@ -1,6 +1,7 @@
 /**
- * What an SAE costs the model: cross-entropy and KL with the activation at its hook replaced, against zero and mean
- * ablation of the same place. All in nats per token; positions without a target do not count for cross-entropy.
+ * What an SAE costs its model: cross-entropy and KL with the activation at its hook replaced by the reconstruction, by zero
+ * and by the mean, all over the same windows and in nats per token.
+ * B windows · T tokens of a window · V vocabulary · D width at the hook
  */
 import { setImmediate } from "node:timers/promises";
 import { type Edit, replaceWith, resolveHook, type Transformer } from "../models/index.ts";
@@ -16,9 +17,10 @@ import {
   type Tensor,
   where,
 } from "../tensor/index.ts";
-import type { PackedBatch, TokenPacker } from "../text/index.ts";
+import type { PackedBatch } from "../text/index.ts";
 import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
 
+/** Cross-entropies are means over the positions that have a target, KLs over all positions. */
 export interface SpliceMetrics {
   /** Cross-entropy of the untouched model. */
   readonly ce_clean: number;
@@ -26,15 +28,15 @@ export interface SpliceMetrics {
   readonly ce_spliced: number;
   /** With zeros in its place. */
   readonly ce_zero: number;
-  /** With the mean activation over the evaluated tokens in its place. */
+  /** With the mean activation of the evaluated text in its place. */
   readonly ce_mean: number;
   /** (ce_zero - ce_spliced) / (ce_zero - ce_clean) */
   readonly loss_recovered: number;
   /** (ce_mean - ce_spliced) / (ce_mean - ce_clean) */
   readonly loss_recovered_mean: number;
-  /** Mean over positions of KL(clean ‖ spliced) of the next-token distributions. */
+  /** KL(clean ‖ spliced) of the next-token distributions. */
   readonly kl: number;
-  /** The same for zero and mean ablation. */
+  /** The same for zero and for mean ablation. */
   readonly kl_zero: number;
   readonly kl_mean: number;
   /** Positions with a target. */
@@ -45,13 +47,14 @@ export interface SpliceOptions {
   readonly model: Transformer;
   readonly sae: Sae;
   readonly hook: string;
-  readonly packer: TokenPacker;
-  /** Windows to evaluate, from the start of the text. */
-  readonly windows: number;
-  /** Tokens whose activation is left as it is, and not measured: BOS and its like. */
-  readonly keep: ReadonlySet<number>;
-  /** Windows of a forward pass; default 8. */
-  readonly batch?: number;
+  /** Gives the windows, twice the same ones: the mean activation is taken before it is put in place. */
+  readonly batches: () => Iterable<PackedBatch>;
+  /** T */
+  readonly context: number;
+  /** Positions whose activation stays as it is in every variant and is left out of the mean: BOS and its like. */
+  readonly keep: (token: number, position: number) => boolean;
+  /** Active features per token, instead of the SAE's own k. */
+  readonly k?: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (tokens: number) => void;
 }
@@ -59,131 +62,130 @@ export interface SpliceOptions {
 type Variant = "spliced" | "zero" | "mean";
 const VARIANTS = ["spliced", "zero", "mean"] as const satisfies readonly Variant[];
 
-/** Runs the model clean, spliced, and with the two ablations over the same windows. */
+/** Bytes that one tensor of logits may have: about eight of them live at once. */
+const LOGIT_BYTES = 32e6;
+
+/** Windows whose logits fit into memory side by side; at most 8. */
+export function spliceBatch({ spec }: Transformer, context: number): number {
+  return Math.min(8, Math.max(1, Math.floor(LOGIT_BYTES / (4 * context * spec.vocabSize))));
+}
+
+/** Runs the model clean, spliced, and with the two ablations. */
 export async function spliceMetrics(options: SpliceOptions): Promise<SpliceMetrics> {
-  const { packer, signal, onProgress, batch = 8 } = options;
-  const windows = Math.min(options.windows, packer.windows);
-  if (windows < 1) throw inputError("sae evaluation: the text has no whole window");
+  const { batches, signal, onProgress } = options;
   const hook = resolveHook(options.model.spec, options.hook);
-  const batches = function* (): Generator<PackedBatch> {
-    for (let at = 0; at < windows; at += batch) yield packer.at(at, Math.min(batch, windows - at));
-  };
-  const mean = await meanActivation(options, hook, batches());
-  const totals = {
+  const mean = await meanActivation(options, hook);
+  const totals: Totals = {
     clean: 0,
-    tokens: 0,
+    targets: 0,
     positions: 0,
     ce: { spliced: 0, zero: 0, mean: 0 },
     kl: { spliced: 0, zero: 0, mean: 0 },
   };
-  for (const packed of batches()) {
-    throwIfAborted(signal);
-    await addBatch(totals, options, hook, packed, mean);
-    onProgress?.(totals.positions);
-    await setImmediate();
+  try {
+    for (const packed of batches()) {
+      throwIfAborted(signal);
+      await addBatch(totals, packed, { ...options, hook, mean });
+      onProgress?.(totals.positions);
+      await setImmediate();
+    }
+  } finally {
+    mean.dispose();
   }
-  mean.dispose();
   return summary(totals);
 }
 
+/** Sums over tokens. */
 interface Totals {
   clean: number;
-  /** Positions with a target. */
-  tokens: number;
+  targets: number;
   positions: number;
   readonly ce: Record<Variant, number>;
   readonly kl: Record<Variant, number>;
 }
 
-function summary({ clean, tokens, positions, ce, kl }: Totals): SpliceMetrics {
-  const per = {
-    clean: clean / tokens,
-    spliced: ce.spliced / tokens,
-    zero: ce.zero / tokens,
-    mean: ce.mean / tokens,
-  };
+function summary({ clean, targets, positions, ce, kl }: Totals): SpliceMetrics {
+  const [ce_clean, ce_spliced, ce_zero, ce_mean] = [clean, ce.spliced, ce.zero, ce.mean].map(
+    (total) => total / targets,
+  );
   return {
-    ce_clean: per.clean,
-    ce_spliced: per.spliced,
-    ce_zero: per.zero,
-    ce_mean: per.mean,
-    loss_recovered: lossRecovered({ clean: per.clean, spliced: per.spliced, ablated: per.zero }),
-    loss_recovered_mean: lossRecovered({ clean: per.clean, spliced: per.spliced, ablated: per.mean }),
+    ce_clean,
+    ce_spliced,
+    ce_zero,
+    ce_mean,
+    loss_recovered: lossRecovered({ clean: ce_clean, spliced: ce_spliced, ablated: ce_zero }),
+    loss_recovered_mean: lossRecovered({ clean: ce_clean, spliced: ce_spliced, ablated: ce_mean }),
     kl: kl.spliced / positions,
     kl_zero: kl.zero / positions,
     kl_mean: kl.mean / positions,
-    ce_tokens: tokens,
+    ce_tokens: targets,
   };
 }
 
-/** Mean of the activation over the measured positions, [D], kept. */
-async function meanActivation(
-  { model, keep, packer }: SpliceOptions,
-  hook: string,
-  batches: Iterable<PackedBatch>,
-): Promise<Tensor> {
+/** 1 where the activation is replaced, [B, T] row-major. */
+const replaced = ({ keep, context }: SpliceOptions, { tokens }: PackedBatch): Float32Array =>
+  Float32Array.from(tokens, (token, i) => (keep(token, i % context) ? 0 : 1));
+
+/** Mean of the activation over the positions that are replaced, in the shape that one token has there; kept. */
+async function meanActivation(options: SpliceOptions, hook: string): Promise<Tensor> {
+  const { model, context, batches, signal } = options;
+  const { device } = model;
   let moments: ColumnMoments | undefined;
-  for (const packed of batches) {
-    const rows = packed.tokens.length / packer.context;
-    const x = model.device.scope(() => {
-      const tokens = model.device.tensor(packed.tokens, [rows, packer.context], "i32");
+  let shape: readonly number[] = [];
+  for (const packed of batches()) {
+    throwIfAborted(signal);
+    const x = device.scope(() => {
+      const tokens = device.tensor(packed.tokens, [packed.tokens.length / context, context], "i32");
       return model.forward(tokens, { capture: [hook], stopEarly: true }).captured[hook];
     });
+    shape = x.shape.slice(2);
     const width = x.size / packed.tokens.length;
     const data = await x.floats();
     x.dispose();
     moments ??= new ColumnMoments(width);
-    for (let i = 0; i < packed.tokens.length; i++) {
-      if (!keep.has(packed.tokens[i])) moments.addRows(data.subarray(i * width, (i + 1) * width));
+    const rows = replaced(options, packed);
+    for (let i = 0; i < rows.length; i++) {
+      if (rows[i]) moments.addRows(data.subarray(i * width, (i + 1) * width));
     }
     await setImmediate();
   }
-  if (!moments) throw inputError("sae evaluation: no text");
-  const mean = Float32Array.from(moments.mean);
-  return model.device.tensor(mean, [mean.length]).keep();
+  if (!moments || moments.count === 0) throw inputError("sae evaluation: the text has no tokens to measure");
+  return device.tensor(Float32Array.from(moments.mean), shape).keep();
 }
 
 async function addBatch(
   totals: Totals,
-  { model, sae, keep, packer }: SpliceOptions,
-  hook: string,
   packed: PackedBatch,
-  mean: Tensor,
+  options: SpliceOptions & { hook: string; mean: Tensor },
 ): Promise<void> {
+  const { model, sae, hook, context: T, mean, k } = options;
   const { device } = model;
-  const T = packer.context;
-  const rows = packed.tokens.length / T;
+  const n = packed.tokens.length;
   const numbers = device.scope(() => {
-    const tokens = device.tensor(packed.tokens, [rows, T], "i32");
-    const targets = device.tensor(packed.targets, [rows * T], "i32");
-    const measured = device.tensor(
-      Float32Array.from(packed.tokens, (t) => (keep.has(t) ? 0 : 1)),
-      [rows, T],
-    );
-    const logitsOf = (edit?: Edit) => {
-      const masked: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), measured));
-      const { logits } = model.forward(tokens, masked ? { edit: { [hook]: masked } } : {});
+    const tokens = device.tensor(packed.tokens, [n / T, T], "i32");
+    const targets = device.tensor(packed.targets, [n], "i32");
+    const mask = device.tensor(replaced(options, packed), [n / T, T]);
+    const edits: Record<Variant, Edit> = {
+      spliced: (x) => reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
+      zero: replaceWith(0),
+      mean: replaceWith(mean),
+    };
+    const logitsOf = (edit?: Edit): Tensor => {
+      const only: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), mask));
+      const { logits } = model.forward(tokens, only ? { edit: { [hook]: only } } : {});
       if (!logits) throw new Error("splice: no logits");
-      return reshape(logits, [rows * T, -1]);
+      return reshape(logits, [n, -1]); // [B · T, V]
     };
     const clean = logitsOf();
     const logP = logSoftmax(clean);
     const p = exp(logP);
-    const edits: Record<Variant, Edit> = {
-      spliced: (x) => reshape(reconstruct(sae, reshape(x, [rows * T, -1])), x.shape),
-      zero: replaceWith(0),
-      mean: (x) => replaceWith(reshape(mean, x.shape.slice(2)))(x, { point: hook }),
-    };
-    const out: Tensor[] = [sum(softmaxCrossEntropy(clean, targets))];
-    for (const variant of VARIANTS) {
-      out.push(
-        ...device.scope(() => {
-          const logits = logitsOf(edits[variant]);
-          return [sum(softmaxCrossEntropy(logits, targets)), sum(mul(p, sub(logP, logSoftmax(logits))))];
-        }),
-      );
-    }
-    return out;
+    const measured = VARIANTS.flatMap((variant) =>
+      device.scope(() => {
+        const logits = logitsOf(edits[variant]);
+        return [sum(softmaxCrossEntropy(logits, targets)), sum(mul(p, sub(logP, logSoftmax(logits))))];
+      }),
+    );
+    return [sum(softmaxCrossEntropy(clean, targets)), ...measured];
   });
   const [clean, ...rest] = await Promise.all(numbers.map((t) => t.item()));
   for (const t of numbers) t.dispose();
@@ -192,12 +194,12 @@ async function addBatch(
     totals.ce[variant] += rest[2 * i];
     totals.kl[variant] += rest[2 * i + 1];
   });
-  totals.positions += packed.tokens.length;
-  for (const t of packed.targets) if (t >= 0) totals.tokens++;
+  totals.positions += n;
+  for (const t of packed.targets) if (t >= 0) totals.targets++;
 }
 
-/** `after` where measured [B, T] is 1, `before` elsewhere. */
-function keepRows(before: Tensor, after: Tensor, measured: Tensor): Tensor {
-  const mask = reshape(measured, [...measured.shape, ...before.shape.slice(2).map(() => 1)]);
-  return where(mask, after, before);
+/** `after` where mask [B, T] is 1, `before` elsewhere. */
+function keepRows(before: Tensor, after: Tensor, mask: Tensor): Tensor {
+  const wide = reshape(mask, [...mask.shape, ...before.shape.slice(2).map(() => 1)]);
+  return where(wide, after, before);
 }

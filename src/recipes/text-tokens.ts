@@ -1,10 +1,11 @@
 /**
- * Text named by a user as a file of tokens: tokenised once, kept in the cache under a name made from all it depends on.
+ * Text named by a user as a file of tokens: tokenised once, kept in the cache. The file's name is made of what was asked
+ * for and of what the text was then; when the text changes, the new tokens take the old ones' place.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { stat } from "node:fs/promises";
-import { join } from "node:path";
+import { readdir, rm } from "node:fs/promises";
+import { dirname, join, resolve } from "node:path";
 import {
   defaultCacheDir,
   isCorpus,
@@ -12,8 +13,11 @@ import {
   type Split,
   TokenFile,
   type Tokenizer,
+  type TokenSource,
+  textFingerprint,
   tokenizeDocuments,
 } from "../text/index.ts";
+import { SluiceError } from "../util/index.ts";
 
 export interface TextTokensOptions {
   /** A corpus of the catalogue, a file or a folder; several are read one after another. */
@@ -32,27 +36,47 @@ export interface TextTokensOptions {
 
 /** Opens the tokens of a text, tokenising it first if that was never done. The caller closes the file. */
 export async function openTextTokens(options: TextTokensOptions): Promise<TokenFile> {
-  const { text, split, tokenizer, cacheDir = defaultCacheDir(), field, signal, log, onProgress } = options;
-  const key = createHash("sha256").update(
-    JSON.stringify([tokenizer.hash, split, field, await Promise.all(text.map(identity))]),
-  );
-  const path = join(cacheDir, "tokens", `${key.digest("hex").slice(0, 24)}.tokens`);
-  if (!existsSync(path)) {
-    const documents = await openText(text, { split, field, cacheDir, signal, log });
-    await tokenizeDocuments(documents, tokenizer, path, {
-      source: `${text.join(",")}, ${split}`,
-      signal,
-      onProgress,
-    });
+  const { text, split, tokenizer, field, cacheDir = defaultCacheDir(), log } = options;
+  const asked = digest([tokenizer.hash, split, field, text.map((t) => (isCorpus(t) ? t : resolve(t)))]);
+  const found = digest(await Promise.all(text.map(textFingerprint)));
+  const path = join(cacheDir, "tokens", `${asked}-${found}.tokens`);
+  if (existsSync(path)) {
+    try {
+      return TokenFile.open(path, { tokenizer: tokenizer.hash });
+    } catch (error) {
+      if (!(error instanceof SluiceError) || error.code !== "input") throw error;
+      log?.(`${error.message}; the text is tokenised again`);
+    }
   }
+  await tokenize(path, options);
+  await removeOlder(path, asked);
   return TokenFile.open(path, { tokenizer: tokenizer.hash });
 }
 
-/** What a text's tokens depend on: a corpus's pinned name, or a path with size and time of change. */
-async function identity(spec: string): Promise<unknown> {
-  if (isCorpus(spec)) return spec;
-  const found = await stat(spec).catch(() => undefined);
-  if (!found) return spec; // openText says what is wrong with it
-  if (found.isDirectory()) return [spec, Date.now()]; // files inside may have changed: never taken from the cache
-  return [spec, found.size, found.mtimeMs];
+async function tokenize(path: string, options: TextTokensOptions): Promise<void> {
+  const { text, split, field, tokenizer, cacheDir, signal, log, onProgress } = options;
+  const documents = await openText(text, { split, field, cacheDir, signal, log });
+  const source = `${text.join(", ").slice(0, 1000)} (${split})`;
+  await tokenizeDocuments(documents, tokenizer, path, { source, signal, onProgress });
+}
+
+/** Tokens of the same text before it changed. */
+async function removeOlder(path: string, asked: string): Promise<void> {
+  for (const name of await readdir(dirname(path))) {
+    const other = join(dirname(path), name);
+    if (name.startsWith(`${asked}-`) && other !== path) await rm(other, { force: true }).catch(() => {});
+  }
+}
+
+const digest = (value: unknown): string =>
+  createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
+
+/** Fingerprint of all ids and document ends: what a run says it was made from. Reads the text once, 4 MB at a time. */
+export function tokensHash(source: TokenSource): string {
+  const hash = createHash("sha256").update(source.documentEnds);
+  const step = 1 << 20;
+  for (let at = 0; at < source.tokens; at += step) {
+    hash.update(source.read(at, Math.min(step, source.tokens - at)));
+  }
+  return `sha256:${hash.digest("hex").slice(0, 32)}`;
 }

@@ -80,6 +80,8 @@ export interface ShuffledState {
   /** Blocks and rows taken from the source so far: restart the source behind them. */
   blocks: number;
   rows: number;
+  /** Stopped by the signal while the buffer was being refilled. */
+  refilling?: boolean;
 }
 
 export interface SourceBlock {
@@ -95,6 +97,8 @@ export interface ShuffledOptions {
   capacity?: number;
   /** Hand out a last batch that is not full. Default true. */
   keepLast?: boolean;
+  /** When raised, a refill stops after the block at hand, and batches of 0 rows come from then on. The state stays exact. */
+  signal?: AbortSignal;
   /** From `state()` and `tensors()` of the stream to continue; the source must begin behind `state.blocks` blocks. */
   resume?: { state: ShuffledState; tensors: ReadonlyMap<string, NamedArray> | Record<string, NamedArray> };
 }
@@ -109,6 +113,7 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
   #blocks = 0;
   #rows = 0;
   #ended = false;
+  #refilling = false;
 
   constructor(source: AsyncIterable<SourceBlock>, options: ShuffledOptions) {
     const { batch, capacity = SHUFFLE_CAPACITY } = options;
@@ -134,12 +139,14 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
     if (pending.shape[0] > 0) this.#pending = { x: toFloat32(pending), from: 0 };
     this.#blocks = state.blocks;
     this.#rows = state.rows;
+    this.#refilling = state.refilling ?? false;
   }
 
   state(): ShuffledState {
     const { rng, capacity = SHUFFLE_CAPACITY } = this.#options;
     const at = this.#buffer?.rngState() ?? rng.state();
-    return { rng: at, capacity, blocks: this.#blocks, rows: this.#rows };
+    const place = { rng: at, capacity, blocks: this.#blocks, rows: this.#rows };
+    return this.#refilling ? { ...place, refilling: true } : place;
   }
 
   /** The rows held: `buffer` [size, D] and `pending` [n, D]. Shares memory: write before the next batch. */
@@ -163,7 +170,10 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
   /** The next batch, or undefined when the source and the buffer are empty. */
   async next(): Promise<SourceBlock | undefined> {
     const { batch, keepLast = true } = this.#options;
-    if (!this.#buffer || this.#buffer.wantsRefill) await this.#refill();
+    if (this.#refilling || !this.#buffer || this.#buffer.wantsRefill) {
+      await this.#refill();
+      if (this.#refilling) return { x: new Float32Array(0), rows: 0 };
+    }
     const buffer = this.#buffer;
     if (!buffer) return undefined;
     const rows = Math.min(batch, buffer.size);
@@ -171,15 +181,18 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
     return { x: buffer.pull(rows), rows };
   }
 
-  /** Fills the buffer to the brim, or to the end of the source. */
+  /** Fills the buffer to the brim, or to the end of the source; goes on being `#refilling` when the signal is raised. */
   async #refill(): Promise<void> {
+    this.#refilling = true;
     while (!this.#buffer || this.#buffer.size < this.#buffer.capacity) {
+      if (this.#options.signal?.aborted) return;
       const block = this.#pending ?? (await this.#take());
       const buffer = this.#buffer;
-      if (!block || !buffer) return;
+      if (!block || !buffer) break;
       const from = block.from + buffer.push(block.x, block.from);
       this.#pending = from * buffer.width < block.x.length ? { x: block.x, from } : undefined;
     }
+    this.#refilling = false;
   }
 
   async #take(): Promise<{ x: Float32Array; from: number } | undefined> {

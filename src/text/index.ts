@@ -28,7 +28,7 @@ export {
   sampleWords,
   trainMixTokenizer,
 } from "./mix.ts";
-export { type OpenTextOptions, openText, type TextSource } from "./open-text.ts";
+export { type OpenTextOptions, openText, type TextSource, textFingerprint } from "./open-text.ts";
 export {
   MemoryTokens,
   type PackedBatch,

@@ -3,7 +3,7 @@
  * UTF-8 errors by file and byte.
  */
 import { stat } from "node:fs/promises";
-import { basename, extname, join } from "node:path";
+import { basename, extname, join, resolve } from "node:path";
 import { inputError, throwIfAborted, usageError } from "../util/errors.ts";
 import { didYouMean } from "../util/names.ts";
 import { readBlocks, readLines } from "./blocks.ts";
@@ -79,6 +79,28 @@ export async function openText(
   );
 }
 
+/**
+ * What the documents of a text depend on, found without reading them: a corpus's packages and reader, or the paths, sizes and
+ * times of change of the files. Equal values mean equal documents. A text that does not exist throws.
+ */
+export async function textFingerprint(spec: string): Promise<unknown> {
+  if (isCorpus(spec)) {
+    const { source, reader, heldOut } = corpusByName(spec);
+    return JSON.parse(
+      JSON.stringify({ source, reader, heldOut }, (_, v) => (v instanceof RegExp ? String(v) : v)),
+    );
+  }
+  const found = await stat(spec).catch(() => undefined);
+  if (!found) throw usageError(unknownText(spec));
+  const files = found.isDirectory() ? (await folderFiles(spec)).map((file) => join(spec, file)) : [spec];
+  return Promise.all(
+    files.map(async (file) => {
+      const { size, mtimeMs } = await stat(file);
+      return [resolve(file), size, mtimeMs];
+    }),
+  );
+}
+
 function unknownText(spec: string): string {
   const names = listCorpora().map(({ name }) => name);
   return `no corpus is called "${spec}", and there is no such file or folder${didYouMean(spec, names)}`;
@@ -117,9 +139,14 @@ async function* chain(sources: readonly TextSource[]): AsyncGenerator<Document> 
 }
 
 async function* folderDocuments(folder: string, options: OpenTextOptions): AsyncGenerator<Document> {
-  const files = (await listFiles(folder, skippedFolders)).filter(isTextFile);
+  const files = await folderFiles(folder);
   if (files.length === 0) throw inputError(`${folder} has no text files (.txt, .md, .jsonl or source code)`);
   for (const file of files) yield* fileDocuments(join(folder, file), file, options);
+}
+
+/** Text files under a folder, relative, sorted. */
+async function folderFiles(folder: string): Promise<string[]> {
+  return (await listFiles(folder, skippedFolders)).filter(isTextFile);
 }
 
 function isTextFile(path: string): boolean {

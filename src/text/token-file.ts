@@ -3,9 +3,20 @@
  * as little-endian uint16 or uint32, then the length of each document in tokens as uint32. The header is written last, so a
  * file whose writing was interrupted cannot be opened. Documents hold text tokens only; BOS and EOS are put in when packing.
  */
-import { closeSync, fstatSync, mkdirSync, openSync, readSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { dirname } from "node:path";
 import { inputError, ioError } from "../util/errors.ts";
+import { removeStaleTemps, tempPath } from "../util/fs.ts";
 
 const headerBytes = 4096;
 const magic = "sluice-tokens 1\n";
@@ -29,6 +40,8 @@ export type TokenFileInfo = Pick<TokenFileHeader, "vocabSize" | "tokenizer" | "s
 /** Writes documents one after another; `close` makes the file appear under its name. */
 export class TokenFileWriter {
   readonly path: string;
+  /** Where the tokens are until `close`; two writers of one path do not meet. */
+  readonly partial: string;
   readonly #info: TokenFileInfo;
   readonly #dtype: TokenFileHeader["dtype"];
   readonly #fd: number;
@@ -41,15 +54,22 @@ export class TokenFileWriter {
 
   constructor(path: string, info: TokenFileInfo) {
     this.path = path;
+    this.partial = tempPath(path);
     this.#info = info;
     this.#dtype = info.vocabSize <= 1 << 16 ? "uint16" : "uint32";
     try {
       mkdirSync(dirname(path), { recursive: true });
-      this.#fd = openSync(this.#partial, "w");
+      removeStaleTemps(dirname(path));
+      this.#fd = openSync(this.partial, "wx");
     } catch (cause) {
       throw ioError(`write ${path}`, cause);
     }
-    writeAll(this.path, this.#fd, new Uint8Array(headerBytes));
+    try {
+      writeAll(this.path, this.#fd, new Uint8Array(headerBytes));
+    } catch (error) {
+      this.discard();
+      throw error;
+    }
   }
 
   get tokens(): number {
@@ -88,9 +108,14 @@ export class TokenFileWriter {
     if (text.length > headerBytes)
       throw inputError(`${this.path}: the header is longer than ${headerBytes} bytes`);
     writeAll(this.path, this.#fd, Buffer.concat([text, Buffer.alloc(headerBytes - text.length, " ")]), 0);
-    this.#open = false;
-    closeSync(this.#fd);
-    renameSync(this.#partial, this.path);
+    try {
+      fsyncSync(this.#fd);
+      this.#open = false;
+      closeSync(this.#fd);
+      renameSync(this.partial, this.path);
+    } catch (cause) {
+      throw ioError(`write ${this.path}`, cause);
+    }
     return header;
   }
 
@@ -99,11 +124,7 @@ export class TokenFileWriter {
     if (!this.#open) return;
     this.#open = false;
     closeSync(this.#fd);
-    rmSync(this.#partial, { force: true });
-  }
-
-  get #partial(): string {
-    return `${this.path}.partial`;
+    rmSync(this.partial, { force: true });
   }
 
   #put(id: number): void {

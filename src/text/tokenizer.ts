@@ -94,6 +94,12 @@ export class Tokenizer {
     return `<${Array.from(bytes, (byte) => byte.toString(16).toUpperCase().padStart(2, "0")).join(" ")}>`;
   }
 
+  /** The bytes of a token (a special one: its name in UTF-8); undefined if the tokenizer is not byte-level. */
+  tokenBytes(id: number): Uint8Array | undefined {
+    this.#check(id);
+    return this.#bytes?.[id];
+  }
+
   /** One string per id that together are the text: a character of several tokens belongs to the last of them. */
   pieces(ids: ArrayLike<number>): string[] {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });

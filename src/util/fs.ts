@@ -2,6 +2,7 @@
  * Files that are whole or absent: write to a temporary file beside the target, fsync, rename, fsync the folder.
  * When anything fails, the old file stays as it was and the temporary one is removed.
  */
+import { randomInt } from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { inputError, ioError } from "./errors.ts";
@@ -11,12 +12,14 @@ export type Bytes = Uint8Array | string;
 export type Writer = (write: (bytes: Bytes) => Promise<void>) => Promise<void>;
 export type SyncWriter = (write: (bytes: Bytes) => void) => void;
 
-let serial = 0;
-const TEMP = /^\..+\.tmp-\d+-\d+$/;
+const TEMP = /^\..+\.tmp-(\d+)-\d+$/;
 
-function tempPath(target: string): string {
-  serial++;
-  return path.join(path.dirname(target), `.${path.basename(target)}.tmp-${process.pid}-${serial}`);
+/** A name beside `target` that nothing else uses, for a file that is renamed to it when it is whole. */
+export function tempPath(target: string): string {
+  return path.join(
+    path.dirname(target),
+    `.${path.basename(target)}.tmp-${process.pid}-${randomInt(2 ** 47)}`,
+  );
 }
 
 const toBuffer = (bytes: Bytes): Uint8Array => (typeof bytes === "string" ? Buffer.from(bytes) : bytes);
@@ -98,12 +101,24 @@ function syncFolder(folder: string): void {
   }
 }
 
-/** Removes temporary files that a killed process left in `folder`; returns their names. */
+/** Removes temporary files that a killed process left in `folder`; returns their names. Those of living ones stay. */
 export function removeStaleTemps(folder: string): string[] {
   if (!fs.existsSync(folder)) return [];
-  const stale = fs.readdirSync(folder).filter((name) => TEMP.test(name));
+  const stale = fs.readdirSync(folder).filter((name) => {
+    const writer = TEMP.exec(name)?.[1];
+    return writer !== undefined && !isAlive(Number(writer));
+  });
   for (const name of stale) fs.rmSync(path.join(folder, name), { force: true });
   return stale;
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM"; // it lives, but belongs to somebody else
+  }
 }
 
 /** Indented JSON with a final newline, whole or absent. */

@@ -99,7 +99,7 @@ test("a harvest that was cut off and resumed ends with the same bytes", async ()
   await harvest(whole, 95, 20);
   const first = await ActivationWriter.open(cut, spec, { shardRows: 20 });
   await first.append(rows(0, 55));
-  fs.writeFileSync(path.join(cut, ".shard-00002.safetensors.tmp-1-1"), "half a shard");
+  fs.writeFileSync(path.join(cut, ".shard-00002.safetensors.tmp-999999999-1"), "half a shard");
   const second = await ActivationWriter.open(cut, spec, { shardRows: 20 });
   assert.equal(second.rows, 40);
   assert.deepEqual(second.last, { document: 3, position: 9 });

@@ -45,9 +45,9 @@ test("interrupted writing leaves no file", () => {
   const writer = new TokenFileWriter(path, { vocabSize: 10, tokenizer: "abc", source: "test" });
   writer.add([1, 2]);
   assert.throws(() => writer.add([10]), /token id 10 is outside the vocabulary of 10/);
-  assert.throws(() => TokenFile.open(`${path}.partial`), /not a token file, or its writing was interrupted/);
+  assert.throws(() => TokenFile.open(writer.partial), /not a token file, or its writing was interrupted/);
   writer.discard();
-  assert.ok(!existsSync(path) && !existsSync(`${path}.partial`));
+  assert.ok(!existsSync(path) && !existsSync(writer.partial));
 });
 
 test("truncated, foreign and damaged files are refused by name", () => {

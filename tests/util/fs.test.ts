@@ -79,10 +79,11 @@ test("a folder that cannot be made is named", async () => {
 
 test("temporary files of a killed process are removed, nothing else", async () => {
   using temp = temporaryFolder();
-  for (const name of [".x.json.tmp-123-1", "x.json", ".hidden"])
-    fs.writeFileSync(path.join(temp.path, name), "");
-  assert.deepEqual(removeStaleTemps(temp.path), [".x.json.tmp-123-1"]);
-  assert.deepEqual(fs.readdirSync(temp.path).sort(), [".hidden", "x.json"]);
+  const own = `.y.json.tmp-${process.pid}-1`;
+  const dead = ".x.json.tmp-999999999-1"; // no process has so large a number
+  for (const name of [dead, own, "x.json", ".hidden"]) fs.writeFileSync(path.join(temp.path, name), "");
+  assert.deepEqual(removeStaleTemps(temp.path), [dead]);
+  assert.deepEqual(fs.readdirSync(temp.path).sort(), [".hidden", own, "x.json"]);
   assert.deepEqual(removeStaleTemps(path.join(temp.path, "none")), []);
 });
 

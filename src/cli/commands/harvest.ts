@@ -2,10 +2,10 @@
  * `sluice harvest`: activations of a model to disk.
  */
 import { z } from "zod";
-import { harvest, windowsOf } from "../../recipes/index.ts";
+import { harvest, tokensHash, windowsOf } from "../../recipes/index.ts";
 import { formatCount } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
-import { count, deviceFields, loadModel, textFields, tokensOf, withDevice } from "./shared.ts";
+import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 export const harvestCommand = defineCommand({
   name: "harvest",
@@ -16,7 +16,7 @@ export const harvestCommand = defineCommand({
     "are left out. The same command continues an interrupted harvest.",
   schema: z.object({
     model: z.string().describe("model folder (config.json, model.safetensors, tokenizer.json)"),
-    ...textFields,
+    ...textFields("train"),
     text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
     hook: z.array(z.string()).describe("hook points, as in blocks.3.hook_resid_post"),
     tokens: count().describe("rows to write per hook point"),
@@ -30,38 +30,47 @@ export const harvestCommand = defineCommand({
     shuffle: z.boolean().default(true).describe("take the windows of the text in random order"),
     seed: z.number().int().min(0).default(0).describe("seed of that order"),
     windows: count().default(16).describe("windows per forward pass"),
-    shardRows: count().optional().describe("rows per shard [about 64 MB]"),
+    shardRows: count().optional().describe("rows per shard [64 MB, or a sixteenth of the harvest]"),
     ...deviceFields,
   }),
   examples: [
     "sluice harvest --model models/brook --text sotu --hook blocks.3.hook_resid_post --tokens 60000 --out acts",
   ],
   run: (options, context) =>
-    withDevice(options, async (device) => {
-      const lm = await loadModel(device, options.model);
-      const split = options.split ?? "train";
-      const tokens = await tokensOf({ ...options, split }, lm.tokenizer, context);
-      const packer = windowsOf(lm, tokens, options);
-      const progress = context.progress({ label: "harvest", unit: "rows", total: options.tokens });
-      const result = await harvest({
-        ...options,
-        lm,
-        packer,
-        hooks: options.hook,
-        source: `${options.text.join(",")} (${split})`,
-        signal: context.signal,
-        onProgress: (rows) => progress.update(rows),
-      });
-      progress.finish();
-      tokens.close();
-      if (result.exhausted) {
-        context.log(
-          `the text ended after ${formatCount(result.rows)} of ${formatCount(options.tokens)} rows; add text with --text`,
-        );
-      }
-      return {
-        json: { out: options.out, ...result },
-        text: `${formatCount(result.rows)} rows of ${result.hooks.join(", ")} in ${options.out}`,
-      };
-    }),
+    withDevice(options, (device) =>
+      withModel(device, options.model, (lm) =>
+        withTokens(options, lm.tokenizer, context, async (tokens) => {
+          const packer = windowsOf(lm, tokens, options);
+          const progress = context.progress({ label: "harvest", unit: "rows", total: options.tokens });
+          const { text, split, shuffle } = options;
+          const result = await harvest({
+            ...options,
+            lm,
+            packer,
+            hooks: options.hook,
+            source: {
+              text: text.join(", "),
+              split,
+              tokens: tokensHash(tokens),
+              context: packer.context,
+              shuffle,
+            },
+            signal: context.signal,
+            onProgress: (rows) => progress.update(rows),
+          });
+          progress.finish();
+          const rows = formatCount(result.rows);
+          if (result.exhausted) {
+            context.log(
+              `the text ended after ${rows} of ${formatCount(options.tokens)} rows; add text with --text`,
+            );
+          }
+          const from = result.resumedFrom > 0 ? `, ${formatCount(result.resumedFrom)} of them before` : "";
+          return {
+            json: { out: options.out, ...result },
+            text: `${rows} rows of ${result.hooks.join(", ")} in ${options.out}${from}`,
+          };
+        }),
+      ),
+    ),
 });

@@ -2,12 +2,17 @@
  * `sluice sae eval`: how good an SAE is, on activations or through its model.
  */
 import { z } from "zod";
-import { evaluateOnModel, evaluateOnStore, type SaeEvaluation } from "../../recipes/index.ts";
+import {
+  evaluateOnModel,
+  evaluateOnStore,
+  type SaeEvalOptions,
+  type SaeEvaluation,
+} from "../../recipes/index.ts";
 import { disposeSae, loadSae, type Sae } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
-import { formatCount, usageError } from "../../util/index.ts";
+import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, loadModel, textFields, tokensOf, withDevice } from "./shared.ts";
+import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 const schema = z.object({
   sae: z.string().describe("SAE folder (SAELens layout)"),
@@ -16,7 +21,7 @@ const schema = z.object({
     .optional()
     .describe("folder of harvested activations, instead of --model and --text"),
   model: z.string().optional().describe("model folder, for cross-entropy and KL with the SAE in place"),
-  ...textFields,
+  ...textFields("heldout"),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   k: count().optional().describe("active features per token [the SAE's own]"),
   tokens: count().default(100_000).describe("most tokens to measure"),
@@ -38,43 +43,58 @@ export const saeEval = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {
+      const { activations, model, text } = options;
+      if (activations !== undefined && (model !== undefined || text !== undefined)) {
+        throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
+      }
+      if (activations === undefined && (model === undefined || text === undefined)) {
+        throw usageError("the SAE is measured on --activations DIR, or on --model and --text together");
+      }
       const { sae, warnings } = await loadSae(device, options.sae);
       for (const warning of warnings) context.log(warning);
-      const progress = context.progress({ label: "sae eval", unit: "tokens" });
-      const { metrics, splice } = await evaluate(device, sae, options, context, (n) => progress.update(n));
-      progress.finish();
-      disposeSae(sae);
-      const json = { sae: options.sae, ...metrics, ...splice };
-      return { json, text: table(json) };
+      try {
+        const { metrics, splice } = await evaluate(device, sae, options, context);
+        const json = { sae: options.sae, ...metrics, ...splice };
+        return { json, text: table(json) };
+      } finally {
+        disposeSae(sae);
+      }
     }),
 });
 
-async function evaluate(
+function evaluate(
   device: Device,
   sae: Sae,
   options: Options,
   context: CommandContext,
-  onProgress: (tokens: number) => void,
 ): Promise<SaeEvaluation> {
-  const { activations, model, text, tokens, k } = options;
-  const shared = { tokens, k, signal: context.signal, onProgress };
-  if (activations) {
-    if (model || text)
-      throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
+  const { activations, tokens, k } = options;
+  const shared = { tokens, k, signal: context.signal, onProgress: evalProgress(context) };
+  if (activations !== undefined) {
     return evaluateOnStore(device, sae, { folder: activations, hook: options.hook }, shared);
   }
-  if (!model || !text)
-    throw usageError("the SAE is measured on --activations DIR, or on --model and --text together");
+  const { model = "", text = [] } = options; // given: checked above
   const hook = options.hook ?? sae.metadata.hook_name;
-  if (typeof hook !== "string")
+  if (typeof hook !== "string") {
     throw usageError("the SAE does not say where it belongs; name the point with --hook");
-  const lm = await loadModel(device, model);
-  const file = await tokensOf({ ...options, text, split: options.split ?? "heldout" }, lm.tokenizer, context);
-  try {
-    return await evaluateOnModel(device, sae, { lm, hook, text: file, context: options.context }, shared);
-  } finally {
-    file.close();
   }
+  return withModel(device, model, (lm) =>
+    withTokens({ ...options, text }, lm.tokenizer, context, (file) =>
+      evaluateOnModel(device, sae, { lm, hook, text: file, context: options.context }, shared),
+    ),
+  );
+}
+
+const LABELS = { activations: "measuring reconstructions", model: "measuring the model" } as const;
+
+/** One line for each part of the evaluation. */
+function evalProgress(context: CommandContext): SaeEvalOptions["onProgress"] {
+  const lines: Partial<Record<keyof typeof LABELS, Progress>> = {};
+  return ({ part, tokens, total }) => {
+    lines[part] ??= context.progress({ label: LABELS[part], unit: "tokens", total });
+    lines[part].update(tokens);
+    if (tokens >= total) lines[part].finish();
+  };
 }
 
 function table(json: Readonly<Record<string, unknown>>): string {

@@ -5,9 +5,10 @@ import { z } from "zod";
 import { type SaeSource, trainSaeRun } from "../../recipes/index.ts";
 import { disposeSae, saeTrainSchema } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
-import { formatCount, usageError } from "../../util/index.ts";
-import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, loadModel, textFields, tokensOf, withDevice } from "./shared.ts";
+import { formatCount, type Progress, usageError } from "../../util/index.ts";
+import { type CommandContext, type CommandResult, defineCommand } from "../command.ts";
+import { packageVersion } from "../package.ts";
+import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 const schema = z.object({
   activations: z
@@ -15,13 +16,14 @@ const schema = z.object({
     .optional()
     .describe("folder of harvested activations, instead of --model and --text"),
   model: z.string().optional().describe("model folder, for activations as they are computed"),
-  ...textFields,
+  ...textFields("train"),
   hook: z.string().optional().describe("hook point, as in blocks.3.hook_resid_post"),
   arch: z.enum(["topk"]).default("topk").describe("architecture"),
   features: count().describe("F, number of features"),
   k: count().default(32).describe("active features per token"),
   out: z.string().describe("run folder: the SAE (SAELens layout), run.json, metrics.jsonl, checkpoints"),
   ...saeTrainSchema.shape,
+  seed: saeTrainSchema.shape.seed.describe("seed of the initial weights and of the order of the activations"),
   buffer: count().default(262_144).describe("activation vectors held in memory for shuffling"),
   windows: count().default(16).describe("windows per forward pass of the model"),
   maxNorm: z
@@ -51,48 +53,93 @@ export const saeTrain = defineCommand({
     "sluice sae train --model models/brook --text sotu --hook blocks.3.hook_resid_post --features 4096 --tokens 2M --out out/sae",
   ],
   run: (options, context) =>
-    withDevice(options, async (device) => {
-      const source = await sourceOf(device, options, context);
-      const progress = context.progress({ label: "sae train", unit: "tokens", total: options.tokens });
-      let ev = Number.NaN;
-      const { sae, tokens, record, stopped, resumedFrom } = await trainSaeRun(device, {
-        ...options,
-        source,
-        train: trainInput(options),
-        signal: context.signal,
-        onMetrics: (r) => {
-          ev = r.explained_variance;
-        },
-        onStep: (s) => progress.update(s.tokens, { loss: s.loss.toFixed(3), ev: ev.toFixed(4) }),
-      });
-      progress.finish();
-      disposeSae(sae);
-      if (stopped === "source") context.log(`the activations ended after ${formatCount(tokens)} tokens`);
-      return {
-        json: { out: options.out, stopped, resumed_from: resumedFrom ?? null, ...record },
-        text: `${options.out}: explained variance ${record.explained_variance.toFixed(4)} on the last batch, ${formatCount(tokens)} tokens, dead ${(100 * record.dead_fraction).toFixed(1)} %. Next: sluice sae eval --sae ${options.out}`,
-      };
+    withDevice(options, (device) => {
+      const { activations, model, text, hook } = options;
+      if (activations !== undefined) {
+        if (model !== undefined || text !== undefined) {
+          throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
+        }
+        return train(device, { kind: "store", folder: activations, hook }, options, context);
+      }
+      if (model === undefined || text === undefined || hook === undefined) {
+        throw usageError(
+          "activations come from --activations DIR, or from --model, --text and --hook together",
+        );
+      }
+      return withModel(device, model, (lm) =>
+        withTokens({ ...options, text }, lm.tokenizer, context, (tokens) => {
+          const name = `${text.join(", ")} (${options.split})`;
+          return train(device, { ...options, kind: "live", lm, hook, tokens, text: name }, options, context);
+        }),
+      );
     }),
 });
+
+async function train(
+  device: Device,
+  source: SaeSource,
+  options: Options,
+  context: CommandContext,
+): Promise<CommandResult> {
+  const { out } = options;
+  const progress = trainProgress(options, context);
+  const { sae, tokens, record, stopped, resumedFrom, finishedBefore } = await trainSaeRun(device, {
+    ...options,
+    source: source.kind === "live" ? { ...source, onRows: progress.reading } : source,
+    train: trainInput(options),
+    version: packageVersion(),
+    signal: context.signal,
+    onMetrics: (r) => progress.details({ ev: r.explained_variance.toFixed(4) }),
+    onStep: (s) => progress.training(s.tokens, s.loss),
+  });
+  progress.finish();
+  disposeSae(sae);
+  if (finishedBefore) context.log(`${out} holds this run already, finished; nothing was done`);
+  else if (stopped === "source") context.log(`the activations ended after ${formatCount(tokens)} tokens`);
+  const ev = record.explained_variance.toFixed(4);
+  const dead = `${(100 * record.dead_fraction).toFixed(1)} %`;
+  return {
+    json: {
+      out,
+      stopped,
+      finished_before: finishedBefore,
+      resumed_from: resumedFrom ?? null,
+      ...record,
+    },
+    text: `${out}: explained variance ${ev} on the last batch, ${formatCount(tokens)} tokens, dead ${dead}. Next: sluice sae eval --sae ${out}`,
+  };
+}
+
+/** One line while the shuffle buffer is first filled, then one for the training. */
+function trainProgress({ tokens, buffer, batch }: Options, context: CommandContext) {
+  let filling: Progress | undefined;
+  let line: Progress | undefined;
+  let shown: Record<string, string> = {};
+  return {
+    reading(rows: number): void {
+      if (line) return;
+      const total = Math.min(buffer, tokens);
+      filling ??= context.progress({ label: "filling the shuffle buffer", unit: "rows", total });
+      filling.update(Math.min(rows, total));
+    },
+    details(more: Record<string, string>): void {
+      shown = { ...shown, ...more };
+    },
+    training(done: number, loss: number): void {
+      filling?.finish();
+      filling = undefined;
+      line ??= context.progress({ label: "sae train", unit: "tokens", total: tokens, start: done - batch });
+      line.update(done, { loss: loss.toFixed(3), ...shown });
+    },
+    finish(): void {
+      line?.finish();
+    },
+  };
+}
 
 /** Only the fields of the training schema. */
 function trainInput(options: Options) {
   return saeTrainSchema.parse(
     Object.fromEntries(Object.keys(saeTrainSchema.shape).map((key) => [key, options[key as keyof Options]])),
   );
-}
-
-async function sourceOf(device: Device, options: Options, context: CommandContext): Promise<SaeSource> {
-  const { activations, model, text, hook, split = "train" } = options;
-  if (activations) {
-    if (model || text)
-      throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
-    return { kind: "store", folder: activations, hook };
-  }
-  if (!model || !text || !hook) {
-    throw usageError("activations come from --activations DIR, or from --model, --text and --hook together");
-  }
-  const lm = await loadModel(device, model);
-  const tokens = await tokensOf({ ...options, text, split }, lm.tokenizer, context);
-  return { ...options, kind: "live", lm, hook, tokens, text: `${text.join(",")} (${split})` };
 }

@@ -17,7 +17,8 @@ export const deviceFields = {
   threads: count().optional().describe("threads of the native kernels [all cores]"),
 };
 
-export const textFields = {
+/** `split` is the one taken where none is named. */
+export const textFields = (split: Split) => ({
   text: z
     .array(z.string())
     .optional()
@@ -25,10 +26,15 @@ export const textFields = {
   field: z.string().optional().describe("JSON lines: the field that holds the text [text]"),
   split: z
     .enum(["train", "heldout", "all"])
+    .default(split)
+    .describe("which documents; a fixed share of them is held out, never to be trained on"),
+  context: z
+    .number()
+    .int()
+    .min(2)
     .optional()
-    .describe("which documents; held-out ones are chosen by document"),
-  context: count().optional().describe("tokens of a window, BOS included [the model's context]"),
-};
+    .describe("tokens of a window, BOS included [the model's context]"),
+});
 
 /** Runs `work` on a device that is closed afterwards. */
 export async function withDevice<T>(
@@ -43,28 +49,42 @@ export async function withDevice<T>(
   }
 }
 
-export async function loadModel(device: Device, folder: string): Promise<LanguageModel> {
-  return openLanguageModel(device, folder);
+/** Runs `work` with a model that is freed afterwards. */
+export async function withModel<T>(
+  device: Device,
+  folder: string,
+  work: (lm: LanguageModel) => Promise<T>,
+): Promise<T> {
+  const lm = await openLanguageModel(device, folder);
+  try {
+    return await work(lm);
+  } finally {
+    lm.model.dispose();
+  }
 }
 
-/** A text's tokens, with progress while they are made. */
-export async function tokensOf(
+/** Runs `work` with a text's tokens, shown being made if they are not in the cache, closed afterwards. */
+export async function withTokens<T>(
   options: { text: readonly string[]; field?: string; split: Split },
   tokenizer: Tokenizer,
   context: CommandContext,
-): Promise<TokenFile> {
-  const progress = context.progress({ label: `tokenizing ${options.text.join(", ")}`, unit: "tokens" });
-  let any = false;
+  work: (tokens: TokenFile) => Promise<T>,
+): Promise<T> {
+  let progress: ReturnType<CommandContext["progress"]> | undefined;
   const tokens = await openTextTokens({
     ...options,
     tokenizer,
     signal: context.signal,
-    log: (message) => context.log(message),
+    log: context.log,
     onProgress: (p) => {
-      any = true;
+      progress ??= context.progress({ label: `tokenizing ${options.text.join(", ")}`, unit: "tokens" });
       progress.update(p.tokens);
     },
   });
-  if (any) progress.finish();
-  return tokens;
+  progress?.finish();
+  try {
+    return await work(tokens);
+  } finally {
+    tokens.close();
+  }
 }
