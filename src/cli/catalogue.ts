@@ -30,6 +30,21 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/text.ts")).textMix,
   },
   {
+    name: "lm train",
+    summary: "train a language model from text",
+    load: async () => (await import("./commands/lm-train.ts")).lmTrain,
+  },
+  {
+    name: "lm eval",
+    summary: "measure a language model: cross-entropy, perplexity, bits per byte",
+    load: async () => (await import("./commands/lm-eval.ts")).lmEval,
+  },
+  {
+    name: "lm generate",
+    summary: "let a language model write",
+    load: async () => (await import("./commands/lm-generate.ts")).lmGenerate,
+  },
+  {
     name: "harvest",
     summary: "write a model's activations to disk",
     load: async () => (await import("./commands/harvest.ts")).harvestCommand,

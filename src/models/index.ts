@@ -12,13 +12,18 @@ export {
 export { KvCache } from "./cache.ts";
 export { addVector, atPositions, replaceWith } from "./edits.ts";
 export { type GenerateOptions, type Generation, generate, type TokenEvent } from "./generate.ts";
+export {
+  crossEntropies,
+  type HeldOutOptions,
+  heldOutBatches,
+  heldOutLoss,
+  spreadWindows,
+} from "./held-out.ts";
 export { type Edit, type HookRequest, hookPoints, hookWidth, resolveHook } from "./hooks.ts";
 export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
 export { checkSpec, type ModelSpec, parameterCount, type RopeSpec } from "./spec.ts";
 export { TextStream } from "./text-stream.ts";
 export {
-  crossEntropies,
-  heldOutLoss,
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,
   type LmTrainOptions,
@@ -27,4 +32,5 @@ export {
   lmSteps,
   trainLm,
 } from "./train.ts";
+export { readTrainedParameters } from "./train-state.ts";
 export { type ForwardOptions, type ForwardResult, Transformer } from "./transformer.ts";

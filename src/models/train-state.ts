@@ -7,13 +7,16 @@ import {
   fromFloat32,
   type NamedArray,
   openSafetensors,
+  type SafetensorsFile,
   toFloat32,
   writeSafetensors,
 } from "../formats/index.ts";
 import type { AdamW } from "../nn/index.ts";
+import type { Tensor } from "../tensor/index.ts";
 import type { PackerState } from "../text/index.ts";
 import { inputError } from "../util/index.ts";
 import type { LmTrainConfig } from "./train.ts";
+import type { Transformer } from "./transformer.ts";
 
 export interface LmTrainState {
   readonly version: 1;
@@ -49,6 +52,31 @@ export async function saveTrainState(path: string, optimizer: AdamW, state: LmTr
   await writeSafetensors(path, arrays, { "sluice.lm-train": JSON.stringify(state) });
 }
 
+/** Puts a checkpoint's parameters into a model, without the optimiser; returns its state. */
+export async function readTrainedParameters(path: string, model: Transformer): Promise<LmTrainState> {
+  if (!existsSync(path)) throw inputError(`${path} is not there: the run has no checkpoint yet`);
+  const file = openSafetensors(path);
+  try {
+    const state = stateOf(file);
+    for (const { name, tensor } of model.slots) await restoreTensor(file, name, tensor);
+    return state;
+  } finally {
+    file.close();
+  }
+}
+
+function stateOf(file: SafetensorsFile): LmTrainState {
+  const text = file.metadata["sluice.lm-train"];
+  if (!text) throw inputError(`${file.path}: not a checkpoint of a language-model run`);
+  return JSON.parse(text) as LmTrainState;
+}
+
+async function restoreTensor(file: SafetensorsFile, name: string, t: Tensor): Promise<void> {
+  if (!file.has(name) || file.info(name).shape.join() !== t.shape.join())
+    throw inputError(`${file.path}: ${name} is missing or misshapen; the checkpoint is of another model`);
+  t.device.write(t, toFloat32(await file.read(name)));
+}
+
 /** What may change between a checkpoint and its continuation: how far it goes, and how often it reports. */
 const FREE: ReadonlySet<string> = new Set([
   "tokens",
@@ -66,22 +94,13 @@ export async function restoreTrainState(
   if (!existsSync(path)) return undefined;
   const file = openSafetensors(path);
   try {
-    const text = file.metadata["sluice.lm-train"];
-    if (!text) throw inputError(`${path}: not a checkpoint of a language-model run`);
-    const state = JSON.parse(text) as LmTrainState;
+    const state = stateOf(file);
     refuseOther(path, { ...state.config, ...state.identity }, { ...config, ...(state.identity && identity) });
     for (const [i, { name, tensor }] of optimizer.params.entries()) {
       const { m, v } = optimizer.moments[i];
-      for (const [key, t] of [
-        [name, tensor],
-        [`adam.m.${name}`, m],
-        [`adam.v.${name}`, v],
-      ] as const) {
-        if (!file.has(key) || file.info(key).shape.join() !== t.shape.join()) {
-          throw inputError(`${path}: ${key} is missing or misshapen; the checkpoint is of another model`);
-        }
-        t.device.write(t, toFloat32(await file.read(key)));
-      }
+      await restoreTensor(file, name, tensor);
+      await restoreTensor(file, `adam.m.${name}`, m);
+      await restoreTensor(file, `adam.v.${name}`, v);
     }
     optimizer.restore(state.step);
     return state;

@@ -14,9 +14,10 @@ import {
   learningRate,
   type Schedule,
 } from "../nn/index.ts";
-import { add, mul, reshape, softmaxCrossEntropy, sum, type Tensor } from "../tensor/index.ts";
+import { add, mul, sum, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
 import { interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
+import { crossEntropies, heldOutLoss } from "./held-out.ts";
 import { type MeterState, restoreTrainState, saveTrainState } from "./train-state.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -255,18 +256,6 @@ function microGradients(
   return { loss: value, grads: grads as Tensor[] };
 }
 
-/** Cross-entropy of every position [B·T]; 0 where there is no target. */
-export function crossEntropies(model: Transformer, batch: PackedBatch, context: number): Tensor {
-  const rows = batch.tokens.length / context;
-  const { device } = model;
-  const tokens = device.tensor(batch.tokens, [rows, context], "i32");
-  const segments = batch.segments && device.tensor(batch.segments, [rows, context], "i32");
-  const { logits } = model.forward(tokens, { segments });
-  if (!logits) throw new Error("crossEntropies: no logits");
-  const targets = device.tensor(batch.targets, [rows * context], "i32");
-  return softmaxCrossEntropy(reshape(logits, [rows * context, -1]), targets);
-}
-
 function accumulate(
   model: Transformer,
   total: { loss: Tensor; grads: Tensor[] } | undefined,
@@ -289,28 +278,6 @@ async function validateAll(model: Transformer, options: LmTrainOptions): Promise
     out[name] = (await heldOutLoss(model, packer, { windows: validationWindows, micro: config.micro })).loss;
   }
   return out;
-}
-
-/** Mean cross-entropy in nats over up to `windows` windows, spread evenly over the text, and the tokens counted. */
-export async function heldOutLoss(
-  model: Transformer,
-  packer: TokenPacker,
-  { windows = Number.POSITIVE_INFINITY, micro = 8 }: { windows?: number; micro?: number } = {},
-): Promise<{ loss: number; tokens: number }> {
-  const count = Math.min(windows, packer.windows);
-  let total = 0;
-  let tokens = 0;
-  for (let done = 0; done < count; done += micro) {
-    const rows = Math.min(micro, count - done);
-    const first = Math.floor((done * packer.windows) / count);
-    const batch = packer.at(Math.min(first, packer.windows - rows), rows);
-    const losses = model.device.scope(() => crossEntropies(model, batch, packer.context));
-    for (const v of await losses.floats()) total += v;
-    losses.dispose();
-    for (const t of batch.targets) if (t >= 0) tokens++;
-    await new Promise(setImmediate);
-  }
-  return { loss: total / tokens, tokens };
 }
 
 /** Loss and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */

@@ -10,11 +10,12 @@ import {
   type LmTrainOptions,
   type LmTrainRecord,
   type ModelSpec,
+  spreadWindows,
   type Transformer,
   trainLm,
 } from "../../src/models/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
-import { MemoryTokens, type PackOptions, TokenPacker } from "../../src/text/index.ts";
+import { MemoryTokens, type PackedBatch, type PackOptions, TokenPacker } from "../../src/text/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { assertNear, BACKENDS, someIds, tinyModel, tinySpec, withDevice } from "./helpers.ts";
@@ -169,9 +170,10 @@ test("weight decay shrinks matrices and leaves gains alone", () =>
     model.dispose();
   }));
 
-/** Losses [windows, T] of a batch. */
-async function losses(model: Transformer, p: TokenPacker): Promise<Float32Array> {
-  const t = model.device.scope(() => crossEntropies(model, p.at(0, 1), p.context));
+/** Losses [B·T] of a batch. */
+async function lossesOf(model: Transformer, batch: PackedBatch): Promise<Float32Array> {
+  const context = Math.min(batch.tokens.length, model.spec.contextLength);
+  const t = model.device.scope(() => crossEntropies(model, batch, context));
   return await t.floats().finally(() => t.dispose());
 }
 
@@ -184,7 +186,7 @@ test("with segments, nothing of one document reaches the next one in its window"
     const [a, b] = [someIds(8, 5), someIds(8, 6)];
     const start = 1 + a.length + 1; // BOS document EOS
     const tail = async (first: Int32Array, segments: boolean) =>
-      (await losses(model, window(first, segments))).slice(start);
+      (await lossesOf(model, window(first, segments).at(0))).slice(start);
     assert.deepEqual(await tail(a, true), await tail(b, true), "the first document does not matter");
     assert.notDeepEqual(await tail(a, false), await tail(b, false), "without segments it does");
     model.dispose();
@@ -278,15 +280,14 @@ test("held-out loss is the mean over all targets, in any number of windows at a 
     const each: number[] = [];
     for (let w = 0; w < p.windows; w++) {
       const batch = p.at(w, 1);
-      const values = await losses(model, {
-        at: () => batch,
-        context: T,
-      } as unknown as TokenPacker);
+      const values = await lossesOf(model, batch);
       values.forEach((v, i) => {
         if (batch.targets[i] >= 0) each.push(v);
       });
     }
     const mean = each.reduce((a, b) => a + b, 0) / each.length;
+    assert.deepEqual(spreadWindows(10, 4), [0, 2, 5, 7]);
+    assert.deepEqual(spreadWindows(3, 9), [0, 1, 2]);
     for (const micro of [1, 3, 100]) {
       const { loss, tokens } = await heldOutLoss(model, p, { micro });
       assert.equal(tokens, each.length);

@@ -1,0 +1,121 @@
+/**
+ * `sluice lm generate`: a model continues a prompt.
+ */
+import { z } from "zod";
+import { generate, type TokenEvent } from "../../models/index.ts";
+import { openLanguageModel } from "../../recipes/index.ts";
+import { formatCount, usageError } from "../../util/index.ts";
+import { type CommandContext, defineCommand } from "../command.ts";
+import { count, deviceFields, withDevice } from "./shared.ts";
+
+const sampling = { group: "Sampling" };
+
+const schema = z.object({
+  model: z.string().describe("model folder"),
+  prompt: z.string().default("").describe("text to continue; without one the model begins a document"),
+  maxNewTokens: count().default(128).describe("most tokens to write"),
+  samples: count().default(1).describe("continuations, written in one batch"),
+  temperature: z
+    .number()
+    .min(0)
+    .default(0.8)
+    .describe("divides the logits; 0 always takes the likeliest token")
+    .meta(sampling),
+  topK: z.number().int().min(0).default(0).describe("only the k likeliest tokens; 0 for all").meta(sampling),
+  topP: z
+    .number()
+    .gt(0)
+    .max(1)
+    .default(0.95)
+    .describe("only the fewest tokens that together have this probability")
+    .meta(sampling),
+  seed: z.number().int().min(0).default(0).describe("seed of the draws").meta(sampling),
+  stop: z.array(z.string()).default([]).describe("texts that end a continuation; they are left out"),
+  slide: z
+    .boolean()
+    .default(false)
+    .describe("past the model's context, go on from the second half of the text"),
+  dtype: z.enum(["f32", "f16", "bf16"]).default("f32").describe("how weights are held; 16 bits are faster"),
+  ...deviceFields,
+});
+type Options = z.output<typeof schema>;
+
+export const lmGenerate = defineCommand({
+  name: "lm generate",
+  summary: "let a language model write",
+  description:
+    "Continues the prompt token by token. The text comes as it is written; with --samples above 1, one after the other " +
+    "at the end. The same seed gives the same text.",
+  schema,
+  positional: ["prompt"],
+  examples: [
+    'sluice lm generate --model models/brook --prompt "The people of"',
+    'sluice lm generate --model models/brook "function parse(" --temperature 0 --max-new-tokens 60',
+    "sluice lm generate --model models/brook --samples 4 --seed 7 --json",
+  ],
+  run: (options, context) =>
+    withDevice(options, async (device) => {
+      const { dtype, samples, prompt } = options;
+      const lm = await openLanguageModel(device, options.model, { dtype });
+      try {
+        const ids = promptIds(lm.tokenizer, prompt);
+        const start = performance.now();
+        const streams = samples === 1 && !context.json;
+        if (streams) context.write(prompt);
+        const texts = await generate(lm.model, new Array(samples).fill(ids), {
+          ...options,
+          tokenizer: lm.tokenizer,
+          stopStrings: options.stop,
+          overflow: options.slide ? "slide" : "stop",
+          signal: context.signal,
+          onToken: streams ? (e: TokenEvent) => context.write(e.text) : progressOf(options, context),
+        });
+        const seconds = (performance.now() - start) / 1000;
+        const written = texts.reduce((n, t) => n + t.tokens.length, 0);
+        if (streams) context.write("\n");
+        context.log(
+          `${formatCount(written)} tokens, ${formatCount(written / seconds)} a second, ${ending(texts[0].finish)}`,
+        );
+        return {
+          json: {
+            model: options.model,
+            prompt,
+            prompt_tokens: ids.length,
+            texts: texts.map(({ text, finish, tokens }) => ({ text, finish, tokens: [...tokens] })),
+            tokens_per_second: written / seconds,
+          },
+          text: streams ? undefined : texts.map(({ text }) => `${prompt}${text}`).join("\n\n---\n\n"),
+        };
+      } finally {
+        lm.model.dispose();
+      }
+    }),
+});
+
+type LmTokenizer = Awaited<ReturnType<typeof openLanguageModel>>["tokenizer"];
+
+/** BOS, if the tokenizer has one, and the prompt. */
+function promptIds(tokenizer: LmTokenizer, prompt: string): Int32Array {
+  const ids = tokenizer.encode(prompt, { bos: tokenizer.bosId !== undefined });
+  if (ids.length === 0) throw usageError("lm generate: this tokenizer has no BOS token; give a --prompt");
+  return ids;
+}
+
+function progressOf({ samples, maxNewTokens }: Options, context: CommandContext): () => void {
+  const progress = context.progress({ label: "writing", unit: "tokens", total: samples * maxNewTokens });
+  let written = 0;
+  return () => progress.update(++written);
+}
+
+function ending(finish: "stop" | "length" | "context"): string {
+  switch (finish) {
+    case "stop":
+      return "ended by itself";
+    case "length":
+      return "as many as asked for";
+    case "context":
+      return "the model's context is full; --slide goes on";
+    default:
+      return finish satisfies never;
+  }
+}

@@ -1,0 +1,105 @@
+/**
+ * How well a language model predicts text: cross-entropy in nats a token, perplexity, bits per byte, by text and over all.
+ */
+import { heldOutBatches, spreadWindows } from "../models/index.ts";
+import { type Tokenizer, TokenPacker, type TokenSource } from "../text/index.ts";
+import type { LanguageModel } from "./language-model.ts";
+
+export interface LmScore {
+  /** Targets counted: text tokens and ends of documents. */
+  readonly tokens: number;
+  /** Bytes of text that these tokens stand for. */
+  readonly bytes: number;
+  /** Mean cross-entropy, nats a token. */
+  readonly loss: number;
+  /** exp(loss) */
+  readonly perplexity: number;
+  /** Total cross-entropy in bits by bytes of text: comparable between tokenizers. */
+  readonly bits_per_byte: number;
+}
+
+export interface LmEvaluation extends LmScore {
+  /** Tokens of a window; each window is predicted from its own tokens only, BOS first. */
+  readonly context: number;
+  readonly texts: Readonly<Record<string, LmScore>>;
+}
+
+export interface LmEvalOptions {
+  readonly texts: Readonly<Record<string, TokenSource>>;
+  /** Tokens of a window; default the model's context. */
+  readonly context?: number;
+  /** Most windows a text, evenly spread; default all. */
+  readonly windows?: number;
+  /** Windows of a forward pass. */
+  readonly micro?: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: { text: string; windows: number; total: number }) => void;
+}
+
+/** Scores every text. */
+export async function evaluateLm(lm: LanguageModel, options: LmEvalOptions): Promise<LmEvaluation> {
+  const context = options.context ?? lm.model.spec.contextLength;
+  const meter = scoreMeter(lm.tokenizer);
+  for (const [text, tokens] of Object.entries(options.texts)) {
+    const packer = packerOf(tokens, lm.tokenizer, context);
+    const total = spreadWindows(packer.windows, options.windows).length;
+    let windows = 0;
+    for await (const { targets, losses } of heldOutBatches(lm.model, packer, options)) {
+      meter.add(text, targets, losses);
+      windows += targets.length / context;
+      options.onProgress?.({ text, windows, total });
+    }
+  }
+  return { context, ...meter.scores() };
+}
+
+/** Windows in the order of the text, as the model was trained to read it. */
+const packerOf = (tokens: TokenSource, { bosId, eosId }: Tokenizer, context: number): TokenPacker =>
+  new TokenPacker(tokens, { context, bos: bosId ?? null, eos: eosId ?? null, shuffle: false });
+
+interface Sums {
+  tokens: number;
+  bytes: number;
+  nats: number;
+}
+
+/** Adds up losses by text. */
+function scoreMeter(tokenizer: Tokenizer) {
+  const bytes = bytesById(tokenizer);
+  const sums = new Map<string, Sums>();
+  return {
+    add(text: string, targets: Int32Array, losses: ArrayLike<number>) {
+      const sum = sums.get(text) ?? { tokens: 0, bytes: 0, nats: 0 };
+      sums.set(text, sum);
+      targets.forEach((t, i) => {
+        if (t < 0) return;
+        sum.tokens++;
+        sum.bytes += bytes[t];
+        sum.nats += losses[i];
+      });
+    },
+    scores() {
+      const all = { tokens: 0, bytes: 0, nats: 0 };
+      for (const { tokens, bytes: b, nats } of sums.values()) {
+        all.tokens += tokens;
+        all.bytes += b;
+        all.nats += nats;
+      }
+      const texts = Object.fromEntries([...sums].map(([name, sum]) => [name, scoreOf(sum)]));
+      return { ...scoreOf(all), texts };
+    },
+  };
+}
+
+function scoreOf({ tokens, bytes, nats }: Sums): LmScore {
+  const loss = nats / tokens;
+  return { tokens, bytes, loss, perplexity: Math.exp(loss), bits_per_byte: nats / Math.LN2 / bytes };
+}
+
+/** Bytes of text that each id stands for, [V]; 0 for special tokens. */
+function bytesById(tokenizer: Tokenizer): Float64Array {
+  return Float64Array.from({ length: tokenizer.vocabSize }, (_, id) => {
+    if (tokenizer.specialIds.has(id)) return 0;
+    return tokenizer.tokenBytes(id)?.length ?? Buffer.byteLength(tokenizer.decode([id]));
+  });
+}
