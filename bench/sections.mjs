@@ -17,11 +17,11 @@ const gemm = {
   name: "gemm",
   title: "Matrix products, GFLOP/s",
   unit: "GFLOP/s",
-  rounds: { full: 5, quick: 3 },
+  rounds: { full: 3, quick: 2 },
   programs: () => [
-    { label: "sluice", sluice: ["gemm", "--steps", "20"] },
-    { label: "PyTorch", python: compat("torch_gemm.py"), needs: ["torch"] },
-    { label: "numpy", python: compat("numpy_gemm.py"), needs: ["numpy"] },
+    { label: "sluice", sluice: ["gemm", "--steps", "10"] },
+    { label: "PyTorch", python: compat("torch_gemm.py", "--steps", "10"), needs: ["torch"] },
+    { label: "numpy", python: compat("numpy_gemm.py", "--steps", "10"), needs: ["numpy"] },
   ],
   rows: GEMM_SHAPES.map(({ key, title }, i) => ({
     title,
@@ -34,7 +34,7 @@ const gemm = {
 /** The best PyTorch variant, and the two that do what public libraries do. */
 const SAE_TARGETS = { "sparsify-topk": 1.6, "dictlearn-topk": 5, "saelens-topk": 6 };
 
-const saeStep = (name, sizes, { rounds, inQuick }) => ({
+const saeStep = (name, sizes, { rounds, inQuick, big = false }) => ({
   name,
   title: `TopK SAE step, ${Object.entries(sizes)
     .map(([flag, v]) => `${flag} ${v}`)
@@ -50,11 +50,11 @@ const saeStep = (name, sizes, { rounds, inQuick }) => ({
         "torch_sae_step.py",
         label,
         ...flags(sizes),
-        ...flags({ steps: label === "sparsify-topk" ? 4 : quick ? 2 : 3, warmup: 1 }),
+        ...flags({ steps: label === "sparsify-topk" ? 4 : big ? 1 : 2, warmup: 1 }),
         ...(oldTorch ? ["--adam", "plain"] : []),
       ),
       needs: ["torch"],
-      slow: label !== "sparsify-topk",
+      once: label !== "sparsify-topk",
     })),
   ],
   rows: [
@@ -103,7 +103,7 @@ const lmForward = {
   name: "lm-forward",
   title: "Llama forward, one layer captured, d 512, 8 layers, vocab 32000, 8 × 128; tokens/s",
   unit: "tokens/s",
-  rounds: { full: 3, quick: 2 },
+  rounds: { full: 2, quick: 1 },
   programs: (setup) => [
     { label: "sluice", sluice: ["lm-forward", "--steps", "5"] },
     ...languageModel("forward", setup, "--arch", "llama", "--steps", "5"),
@@ -124,7 +124,7 @@ const lmTrain = {
   name: "lm-train",
   title: "Llama training step, d 256, 6 layers, vocab 4096, 32 × 256; tokens/s",
   unit: "tokens/s",
-  rounds: { full: 3, quick: 2 },
+  rounds: { full: 2, quick: 1 },
   programs: (setup) => [
     { label: "sluice", sluice: ["lm-train", "--steps", setup.quick ? "2" : "3"] },
     ...languageModel("train", setup, "--steps", setup.quick ? "2" : "3"),
@@ -146,19 +146,13 @@ const generate = (name, what, { batch, sample = false, weights, rounds, inQuick 
   rounds,
   inQuick,
   programs: (setup) => {
-    const args = [
-      "--batch",
-      String(batch),
-      "--steps",
-      batch > 1 ? "1" : "3",
-      ...(sample ? ["--sample"] : []),
-    ];
+    const args = ["--batch", String(batch), ...(sample ? ["--sample"] : [])];
     return [
       ...weights.map(({ dtype }) => ({
         label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
-        sluice: ["generate", ...args, "--dtype", dtype],
+        sluice: ["generate", ...args, "--steps", "3", "--dtype", dtype],
       })),
-      ...languageModel("generate", setup, ...args),
+      ...languageModel("generate", setup, ...args, "--steps", batch > 1 ? "1" : "3"),
     ];
   },
   rows: weights.flatMap(({ dtype, target }) =>
@@ -175,13 +169,21 @@ const generate = (name, what, { batch, sample = false, weights, rounds, inQuick 
   ),
 });
 
-const SIXTEEN = [{ dtype: "f32", target: 3 }];
+const SIXTEEN = ["f32", "f16"].map((dtype) => ({ dtype, target: 3 }));
 
 export const SECTIONS = [
   gemm,
   saeStep("sae-1", { d: 512, features: 8192, k: 32, batch: 4096 }, { rounds: { full: 3, quick: 2 } }),
-  saeStep("sae-2", { d: 768, features: 24576, k: 32, batch: 4096 }, { rounds: { full: 1 }, inQuick: false }),
-  saeStep("sae-3", { d: 2304, features: 16384, k: 64, batch: 2048 }, { rounds: { full: 1 }, inQuick: false }),
+  saeStep(
+    "sae-2",
+    { d: 768, features: 24576, k: 32, batch: 4096 },
+    { rounds: { full: 1 }, inQuick: false, big: true },
+  ),
+  saeStep(
+    "sae-3",
+    { d: 2304, features: 16384, k: 64, batch: 2048 },
+    { rounds: { full: 1 }, inQuick: false, big: true },
+  ),
   lmForward,
   lmTrain,
   generate("generate-1", "batch 1, greedy", {
@@ -191,9 +193,9 @@ export const SECTIONS = [
       { dtype: "f16", target: 2 },
       { dtype: "bf16", target: 2 },
     ],
-    rounds: { full: 3, quick: 2 },
+    rounds: { full: 2, quick: 1 },
   }),
-  generate("generate-16", "batch 16, greedy", { batch: 16, weights: SIXTEEN, rounds: { full: 2, quick: 1 } }),
+  generate("generate-16", "batch 16, greedy", { batch: 16, weights: SIXTEEN, rounds: { full: 1, quick: 1 } }),
   generate("generate-16-sampled", "batch 16, sampled", {
     batch: 16,
     sample: true,

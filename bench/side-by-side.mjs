@@ -2,7 +2,8 @@
 /**
  * Runs sluice and the PyTorch peers in turn on this machine and writes the table of README.md.
  *   node bench/side-by-side.mjs [--quick] [--all] [--sections gemm,sae-1] [--rounds n] [--threads 2] [--python path]
- * Sections that were not run keep their last results (results.json), so a table can be made piece by piece.
+ * Sections that were not run keep their last results (results.json), so a table can be made piece by piece; --table
+ * only writes it anew, --dry-run only prints the commands.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -27,6 +28,7 @@ const { values: options } = parseArgs({
     rounds: { type: "string" },
     threads: { type: "string", default: "2" },
     python: { type: "string" },
+    table: { type: "boolean", default: false },
     "dry-run": { type: "boolean", default: false },
   },
 });
@@ -50,7 +52,7 @@ const setup = {
   all: options.all,
   transformers: versions.transformers !== undefined && versions.torch !== undefined,
   /** Adam can be fused on a CPU from PyTorch 2.4 on. */
-  oldTorch: major < 2 || (major === 2 && minor < 4),
+  oldTorch: versions.torch !== undefined && (major < 2 || (major === 2 && minor < 4)),
 };
 
 function commandOf({ sluice, python: script }) {
@@ -93,14 +95,15 @@ function runnable(programs) {
   });
 }
 
-/** Every other round runs backwards, so that no program always comes first. */
+/** Every other round runs backwards, so that no program always comes first; `once` programs run in the first only. */
 function runSection(section) {
   const count = Number(options.rounds ?? section.rounds[options.quick ? "quick" : "full"] ?? 1);
   const programs = runnable(section.programs(setup));
   const rounds = [];
   for (let i = 0; i < count; i++) {
     const records = {};
-    for (const program of i % 2 ? [...programs].reverse() : programs) {
+    const order = i % 2 ? [...programs].reverse() : programs;
+    for (const program of order.filter(({ once }) => !once || i === 0)) {
       const record = runProgram(program);
       if (record) records[program.label] = record;
     }
@@ -137,11 +140,19 @@ if (!existsSync(cli)) {
 
 const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : {};
 const machine = `${cpus().length} × ${cpus()[0].model.trim()}, ${Math.round(totalmem() / 1e9)} GB, ${options.threads} threads`;
+const commit = spawnSync("git", ["-C", here, "rev-parse", "--short", "HEAD"], {
+  encoding: "utf8",
+}).stdout?.trim();
 const named = Object.entries(versions)
   .filter(([, version]) => version)
   .map(([name, version]) => `${name} ${version}`);
-console.log(`${machine}; ${named.join(", ") || `no peers: ${python} has neither torch nor numpy`}`);
+if (commit) named.unshift(`sluice ${commit}`);
+console.log(`${machine}; ${named.join(", ")}`);
 
+if (options.table) {
+  writeTable(results);
+  process.exit(0);
+}
 const began = performance.now();
 for (const section of SECTIONS.filter(({ name }) => wanted.includes(name))) {
   console.log(section.title);

@@ -261,12 +261,14 @@ export async function benchGenerate(
   const rng = new Rng(0);
   const spec = specOf(sizes, Math.max(sizes.ctx, prompt + newTokens + 1));
   const model = randomModel(device, spec, dtype, rng);
+  const gemm = lmYardstick(device, sizes, rng);
   const { batch } = sizes;
   try {
     const clock = await repeatTimed(repeats, async (c) => {
       const ids = randomTokens(rng, sizes, prompt);
       const prompts = Array.from({ length: batch }, (_, b) => ids.subarray(b * prompt, (b + 1) * prompt));
       let first = 0;
+      gemm.run(c);
       const began = performance.now();
       const rows = await generate(model, prompts, {
         maxNewTokens: newTokens,
@@ -291,6 +293,7 @@ export async function benchGenerate(
       benchmark: "lm-generate",
       sizes: { arch: "llama", ...sizes, prompt, new_tokens: newTokens, sampled: sample, dtype },
       tokens: batch * newTokens,
+      flops: gemm.flops,
       more: {
         parameters: parameterCount(spec).total,
         decode_tokens_per_second: perSecond,
@@ -299,5 +302,6 @@ export async function benchGenerate(
     });
   } finally {
     model.dispose();
+    gemm.dispose();
   }
 }
