@@ -45,6 +45,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/lm-generate.ts")).lmGenerate,
   },
   {
+    name: "lm card",
+    summary: "measure a trained language model beside an n-gram model, write its model card",
+    load: async () => (await import("./commands/lm-card.ts")).lmCard,
+  },
+  {
     name: "harvest",
     summary: "write a model's activations to disk",
     load: async () => (await import("./commands/harvest.ts")).harvestCommand,

@@ -1,5 +1,6 @@
 /**
- * An n-gram language model, the yardstick of a trained one: interpolated, modified Kneser-Ney smoothing (Chen & Goodman 1998).
+ * An n-gram language model, the yardstick of a trained one: interpolated, modified Kneser-Ney smoothing (Kneser & Ney 1995;
+ * Chen & Goodman 1998). History runs on over documents' ends, as in a window of the trained model, with EOS and BOS between.
  * p(w | h) = max(c(hw) - D(c), 0) / c(h·) + γ(h) p(w | h'), where lower orders count the distinct words before (not occurrences).
  * Kept as sorted arrays of packed n-grams: about 16 bytes a training token, at most 24 while building.
  */

@@ -1,0 +1,107 @@
+/**
+ * What a language model's card reports: held-out cross-entropy beside an n-gram model's on the same tokens, and samples.
+ * Both predict the same targets; the n-gram also sees the text before a window, which the language model does not.
+ */
+import { generate, heldOutBatches, spreadWindows } from "../models/index.ts";
+import type { TokenFile } from "../text/index.ts";
+import { std } from "../util/index.ts";
+
+import { type LanguageModel, windowsOf } from "./language-model.ts";
+import type { CardLoss, CardSample } from "./lm-card.ts";
+import { type NgramModel, ngramLosses, streamOf, trainNgram } from "./ngram.ts";
+
+export interface NgramTraining {
+  readonly order: number;
+  /** Tokens from the start of the file, BOS and EOS included; rounded down to whole windows. */
+  readonly tokens: number;
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (stage: { order: number; ngrams: number }) => void;
+}
+
+/** An n-gram model of the first tokens of a file, in the order of the file, and how many those were. */
+export function ngramOf(
+  lm: Pick<LanguageModel, "model" | "tokenizer">,
+  file: TokenFile,
+  { order, tokens, signal, onProgress }: NgramTraining,
+): { ngram: NgramModel; tokens: number } {
+  const packer = windowsOf(lm, file, { shuffle: false });
+  const windows = Math.min(Math.max(Math.floor(tokens / packer.context), 1), packer.windows);
+  const stream = streamOf(packer, lm.tokenizer.bosId, windows);
+  const { vocabSize } = lm.model.spec;
+  const ngram = trainNgram(stream, { order, vocabSize, signal, onProgress });
+  return { ngram, tokens: windows * packer.context };
+}
+
+/** Both models on `windows` windows spread over a held-out file. */
+export async function compareOn(
+  lm: Pick<LanguageModel, "model" | "tokenizer">,
+  ngram: NgramModel,
+  {
+    domain,
+    file,
+    windows,
+    signal,
+  }: { domain: string; file: TokenFile; windows: number; signal?: AbortSignal },
+): Promise<CardLoss> {
+  const { model, tokenizer } = lm;
+  const packer = windowsOf(lm, file, { shuffle: false });
+  const chosen = spreadWindows(packer.windows, windows);
+  const T = packer.context;
+  const own: number[] = []; // mean of each window, nats
+  let [tokens, bytes, loss, baseline, read] = [0, 0, 0, 0, 0];
+  for await (const { targets, losses } of heldOutBatches(model, packer, { windows, signal })) {
+    for (let start = 0; start < targets.length; start += T) {
+      const other = ngramLosses(ngram, packer, chosen[read++], tokenizer.bosId);
+      let [count, sum] = [0, 0];
+      for (let t = 0; t < T; t++) {
+        const target = targets[start + t];
+        if (target < 0) continue;
+        count++;
+        sum += losses[start + t];
+        baseline += other[t];
+        if (!tokenizer.specialIds.has(target)) bytes += tokenizer.tokenBytes(target)?.length ?? 0;
+      }
+      own.push(sum / count);
+      tokens += count;
+      loss += sum;
+    }
+  }
+  return {
+    domain,
+    tokens,
+    loss: loss / tokens,
+    standardError: std(own) / Math.sqrt(own.length),
+    bitsPerByte: loss / Math.LN2 / bytes,
+    ngram: baseline / tokens,
+  };
+}
+
+export interface SampleOptions {
+  /** Tokens of each prompt, from the start of the first held-out document. */
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  readonly seed: number;
+  readonly temperature: number;
+  readonly topP: number;
+  readonly signal?: AbortSignal;
+}
+
+/** One continuation for each held-out file. */
+export async function sampleDomains(
+  { model, tokenizer }: Pick<LanguageModel, "model" | "tokenizer">,
+  files: readonly { domain: string; file: TokenFile }[],
+  { promptTokens, newTokens, seed, temperature, topP, signal }: SampleOptions,
+): Promise<CardSample[]> {
+  const starts = files.map(({ file }) => file.read(0, Math.min(promptTokens, file.documentEnds[0])));
+  const bos = tokenizer.bosId === undefined ? [] : [tokenizer.bosId];
+  const rows = await generate(
+    model,
+    starts.map((ids) => [...bos, ...ids]),
+    { tokenizer, maxNewTokens: newTokens, seed, temperature, topP, signal },
+  );
+  return files.map(({ domain }, i) => ({
+    domain,
+    prompt: tokenizer.decode(starts[i]),
+    text: rows[i].text ?? "",
+  }));
+}
