@@ -2,7 +2,7 @@
 /**
  * Runs sluice and the PyTorch peers in turn on this machine and writes the table of README.md.
  *   node bench/side-by-side.mjs [--quick] [--all] [--sections gemm,sae-1] [--rounds n] [--threads 2] [--python path]
- * Sections that were not run keep their last results (results.json), so a table can be made piece by piece; --table
+ * Sections that were not run keep their last results (results.jsonl), so a table can be made piece by piece; --table
  * only writes it anew, --dry-run only prints the commands.
  */
 import { spawnSync } from "node:child_process";
@@ -16,7 +16,7 @@ import { render } from "./table.mjs";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const cli = join(here, "..", "dist", "src", "cli", "main.js");
-const resultsFile = join(here, "results.json");
+const resultsFile = join(here, "results.jsonl");
 const readme = join(here, "README.md");
 const TIMEOUT_MS = 240_000;
 
@@ -112,6 +112,18 @@ function runSection(section) {
   return rounds;
 }
 
+/** Results by section; one line of the file each. */
+function readResults() {
+  if (!existsSync(resultsFile)) return {};
+  const lines = readFileSync(resultsFile, "utf8").split("\n").filter(Boolean);
+  return Object.fromEntries(lines.map((line) => JSON.parse(line)).map((result) => [result.section, result]));
+}
+
+function writeResults(results) {
+  const lines = SECTIONS.filter(({ name }) => results[name]).map(({ name }) => JSON.stringify(results[name]));
+  writeFileSync(resultsFile, `${lines.join("\n")}\n`);
+}
+
 function writeTable(results) {
   const [start, end] = ["<!-- table -->", "<!-- /table -->"];
   const text = readFileSync(readme, "utf8");
@@ -138,7 +150,7 @@ if (!existsSync(cli)) {
   process.exit(2);
 }
 
-const results = existsSync(resultsFile) ? JSON.parse(readFileSync(resultsFile, "utf8")) : {};
+const results = readResults();
 const machine = `${cpus().length} × ${cpus()[0].model.trim()}, ${Math.round(totalmem() / 1e9)} GB, ${options.threads} threads`;
 const commit = spawnSync("git", ["-C", here, "rev-parse", "--short", "HEAD"], {
   encoding: "utf8",
@@ -159,8 +171,8 @@ for (const section of SECTIONS.filter(({ name }) => wanted.includes(name))) {
   const rounds = runSection(section);
   if (rounds.length === 0) continue;
   const when = new Date().toISOString().slice(0, 10);
-  results[section.name] = { when, machine, versions: named.join(", "), rounds };
-  writeFileSync(resultsFile, `${JSON.stringify(results, null, 1)}\n`);
+  results[section.name] = { section: section.name, when, machine, versions: named.join(", "), rounds };
+  writeResults(results);
   writeTable(results);
 }
 console.log(`${((performance.now() - began) / 60_000).toFixed(1)} minutes; the table is in bench/README.md`);
