@@ -38,7 +38,9 @@ function addField(parser: Parser, field: Field): void {
   if (field.kind !== "boolean") {
     const option = new Option(`--${field.flag} ${placeholder(field)}`, describeField(field));
     if (field.kind === "list") {
-      option.argParser((text: string, before?: string) => (before === undefined ? text : `${before},${text}`));
+      option.argParser((text: string, before?: string) =>
+        before === undefined ? text : `${before},${text}`,
+      );
     }
     parser.addOption(option.helpGroup(group));
     return;

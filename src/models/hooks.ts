@@ -4,7 +4,7 @@
  * folded, and `hook_normalized` is taken after the gain, as the next matrix reads it (TransformerLens: before it).
  */
 import type { Tensor } from "../tensor/index.ts";
-import { didYouMean, inputError } from "../util/index.ts";
+import { didYouMean, inputError, usageError } from "../util/index.ts";
 import type { ModelSpec } from "./spec.ts";
 
 /** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
@@ -52,7 +52,7 @@ export function resolveHook(spec: ModelSpec, name: string): string {
     const match = pattern.exec(name);
     if (match && points.includes(to(match[1]))) return to(match[1]);
   }
-  throw inputError(
+  throw usageError(
     `hook ${JSON.stringify(name)} does not exist in a model of ${spec.nLayers} layers (0 to ${spec.nLayers - 1})${didYouMean(name, points)}`,
   );
 }
@@ -63,7 +63,7 @@ export function hookWidth(spec: ModelSpec, name: string): number {
   if (point.endsWith("mlp.hook_post")) return spec.dMlp;
   if (/hook_(q|k|v|z)$/.test(point)) return spec.headDim;
   if (point.endsWith("hook_pattern")) {
-    throw inputError(
+    throw usageError(
       `hook ${name} has one entry a key position, so no fixed width; choose a point of the stream`,
     );
   }

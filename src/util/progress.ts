@@ -37,6 +37,8 @@ export const silentProgress: Progress = { update() {}, finish() {} };
 
 /** The rate is that of the last half minute or so, so that a slow start is soon forgotten. */
 const WINDOW_MS = 30_000;
+/** Over less time than this a rate means nothing. */
+const LEAST_MS = 50;
 
 export function createProgress(options: ProgressOptions): Progress {
   const { label, unit, total, start = 0, stream = process.stderr, now = () => performance.now() } = options;
@@ -46,10 +48,11 @@ export function createProgress(options: ProgressOptions): Progress {
   let last = -Infinity;
   let done = start;
   let shown: Readonly<Record<string, string | number>> = {};
+  let written = Number.NaN;
 
   function line(at: number): string {
     const oldest = marks[0];
-    const rate = at > oldest.at ? ((done - oldest.done) / (at - oldest.at)) * 1000 : 0;
+    const rate = at - oldest.at >= LEAST_MS ? ((done - oldest.done) / (at - oldest.at)) * 1000 : 0;
     const parts = [label];
     if (total) {
       parts.push(
@@ -67,6 +70,7 @@ export function createProgress(options: ProgressOptions): Progress {
 
   function show(at: number): void {
     last = at;
+    written = done;
     const text = line(at);
     if (stream.isTTY) stream.write(`\r\x1b[K${text.slice(0, (stream.columns ?? 120) - 1)}`);
     else stream.write(`${text}\n`);
@@ -86,7 +90,7 @@ export function createProgress(options: ProgressOptions): Progress {
       if (details) shown = details;
       const at = now();
       marks.splice(0, marks.length, { at: began, done: start });
-      show(at);
+      if (stream.isTTY || done !== written) show(at);
       stream.write(stream.isTTY ? `\n` : `${label}: done in ${formatDuration((at - began) / 1000)}\n`);
     },
   };

@@ -45,13 +45,13 @@ export const TINY: ModelSpec = {
 /** Writes a model folder and returns it. Another seed gives another model. */
 export async function saveTinyModel(
   folder: string,
-  { seed = 3, spec = TINY }: { seed?: number; spec?: ModelSpec } = {},
+  { seed = 3, spec = TINY, std = 0.4 }: { seed?: number; spec?: ModelSpec; std?: number } = {},
 ): Promise<string> {
   const counter = new WordCounter();
   for (const line of sentences(200)) counter.add(line);
   await saveBpe(trainBpe(counter.counts, { vocabSize: 300 }), folder, spec.contextLength);
   const device = await createDevice({ backend: "ref" });
-  const model = createTransformer(device, spec, { rng: new Rng(seed), std: 0.4 });
+  const model = createTransformer(device, spec, { rng: new Rng(seed), std });
   await saveTransformer(model, folder);
   model.dispose();
   device.close();

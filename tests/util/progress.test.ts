@@ -66,6 +66,17 @@ test("the rate forgets a slow start, and work done before a resume does not coun
   assert.match(stream.out.at(-1)!, / 10 t\/s .*7m 14s left/);
 });
 
+test("a rate is shown once there is time to measure it, and the last state is written once", () => {
+  let clock = 0;
+  const stream = recorder(false);
+  const progress = createProgress({ label: "x", unit: "t", total: 10, stream, now: () => clock });
+  clock = 1;
+  progress.update(10);
+  clock = 500;
+  progress.finish();
+  assert.deepEqual(stream.out, ["x  100%  10/10 t\n", "x: done in 0.5s\n"]);
+});
+
 test("a line is cut at the width of the terminal", () => {
   const stream = recorder(true, 20);
   createProgress({ label: "a very long label", unit: "tokens", stream, now: () => 5 }).update(7);
