@@ -194,6 +194,7 @@ function readSettings(path: string): ModelCard["training"]["settings"] {
       "Learning rate",
       `peak ${c.lr}, ${c.warmup} steps of linear warm-up, then ${c.decay.kind}${floor}${over}`,
     ],
+    ["Length of the schedule", `${formatCount(c.tokens)} tokens`],
     ["Batch", `${c.batch} windows, in passes of ${c.micro}`],
     ["Clipping", `gradient norm ${c.clip}`],
     ["Seed", String(c.seed)],
