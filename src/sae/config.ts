@@ -81,7 +81,7 @@ export const saeTrainSchema = z.object({
   auxK: count().optional().describe("dead features that AuxK uses per token [half the input width]"),
   deadAfter: count()
     .optional()
-    .describe("tokens without firing after which a feature is dead [10M, or an eighth of a shorter run]"),
+    .describe("tokens without firing after which a feature is dead [10M, or a quarter of a shorter run]"),
   removeParallelGradient: z
     .boolean()
     .default(true)
@@ -126,7 +126,8 @@ export function saeTrainConfig(given: SaeTrainInput, { dIn, features }: SaeConfi
     lr: t.lr ?? 2e-4 / Math.sqrt(features / 2 ** 14),
     warmupSteps: Math.min(t.warmupSteps ?? Math.min(1000, Math.ceil(steps / 10)), steps),
     auxK: Math.min(t.auxK ?? Math.max(1, Math.round(dIn / 2)), features),
-    deadAfter: t.deadAfter ?? Math.min(10_000_000, Math.ceil(t.tokens / 8)),
+    // AuxK during the first, unsettled part of a run kills more features than it revives (measured on brook).
+    deadAfter: t.deadAfter ?? Math.min(10_000_000, Math.ceil(t.tokens / 4)),
   };
 }
 

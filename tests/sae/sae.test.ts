@@ -128,7 +128,7 @@ test("training options get the defaults of the literature", () => {
   assert.equal(train.auxCoefficient, 1 / 32);
   const short = saeTrainConfig({ tokens: 409_600 }, config);
   assert.equal(short.warmupSteps, 10);
-  assert.equal(short.deadAfter, 51_200);
+  assert.equal(short.deadAfter, 102_400);
 });
 
 test("impossible training options are refused by name", () => {
