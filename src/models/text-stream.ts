@@ -33,8 +33,9 @@ export class TextStream {
     return this.#stopped;
   }
 
-  /** Adds a token; returns the text that became final. */
+  /** Adds a token; returns the text that became final. An id that only pads the model's vocabulary has none. */
   add(id: number): string {
+    if (id >= this.#tokenizer.vocabSize) return "";
     this.#ids.push(id);
     const fresh = this.#decodeFresh(false);
     if (fresh === "") return "";

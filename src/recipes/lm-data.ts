@@ -139,16 +139,22 @@ async function openTokens(
       return data(open(join(folder, "train.tokens")), openFiles([join(folder, "heldout")], open), mix);
     }
     case "text": {
-      const ask = { ...options, text: source.text, field: source.field, tokenizer };
+      const { signal, log } = options;
       const onProgress = ({ tokens }: { tokens: number }) =>
         options.onProgress?.("tokenizing", tokens, "tokens");
-      const train = await openTextTokens({ ...ask, split: "train", onProgress });
+      const ask = { field: source.field, tokenizer, signal, log, onProgress };
+      const train = await openTextTokens({ ...ask, text: source.text, split: "train" });
       opened.push(train);
-      const heldOut = await openTextTokens({ ...ask, split: "heldout", onProgress }).catch(
-        noHeldOut(options),
-      );
-      if (heldOut) opened.push(heldOut);
-      return data(train, heldOut ? { heldout: heldOut } : {});
+      const heldOut: Record<string, TokenFile> = {};
+      for (const name of source.text) {
+        const file = await openTextTokens({ ...ask, text: [name], split: "heldout" }).catch(
+          noHeldOut(options),
+        );
+        if (!file) continue;
+        heldOut[name] = file;
+        opened.push(file);
+      }
+      return data(train, heldOut);
     }
     case "tokens":
       return data(open(source.train), openFiles(source.heldOut, open));
@@ -157,7 +163,7 @@ async function openTokens(
   }
 }
 
-/** A text of few documents may have none held out: that is said, and the run goes without validation. */
+/** A text of few documents may have none held out: that is said, and validation goes without it. */
 function noHeldOut({ log }: LmDataOptions): (error: unknown) => undefined {
   return (error) => {
     if (!(error instanceof SluiceError) || error.code !== "input") throw error;

@@ -148,6 +148,7 @@ async function runTraining(
 
 function runOptions(options: Options, context: CommandContext): LmRunOptions {
   const line = trainingLine(context);
+  const { d, layers, heads, kvHeads, ffn, tied, ropeTheta } = options;
   let preparing: { label: string; progress: Progress } | undefined;
   return {
     data: {
@@ -158,12 +159,12 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
       onProgress(label, done, unit) {
         if (preparing?.label !== label) {
           preparing?.progress.finish();
-          preparing = { label, progress: context.progress({ label, unit }) };
+          preparing = { label, progress: context.progress({ label, unit, start: done }) };
         }
         preparing.progress.update(done);
       },
     },
-    sizes: options,
+    sizes: { d, layers, heads, kvHeads, ffn, context: options.context, tied, ropeTheta },
     train: trainOptions(options),
     segments: options.segments,
     dtype: options.dtype,
@@ -229,7 +230,7 @@ function trainingLine(context: CommandContext) {
         label: "training",
         unit: "tokens",
         total: each * steps,
-        start: tokens - each,
+        start: tokens,
       });
       recent = Number.isNaN(recent) ? loss : 0.95 * recent + 0.05 * loss;
       const details = { loss: recent.toFixed(3), lr: lr.toExponential(1) };
