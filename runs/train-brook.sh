@@ -26,6 +26,5 @@ for file in model.safetensors config.json generation_config.json tokenizer.json 
   cp "$run/$file" "$model/$file"
 done
 
-# Held-out loss by domain on all held-out text; then beside a 5-gram model on the same tokens, with samples: the model card.
-sluice lm eval --model "$model" --tokens-file "$run/data/heldout" --out "$run/eval.json"
+# Held-out loss by domain beside a 5-gram model on the same tokens, samples, data and licences: the model card.
 sluice lm card --model "$model" --data "$run/data" --run "$run" --out "$model/README.md"

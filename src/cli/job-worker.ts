@@ -58,7 +58,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  const { message } = error as Error;
-  post({ kind: "failed", code: error instanceof SluiceError ? error.code : undefined, message });
+  const { message, stack } = error instanceof Error ? error : new Error(String(error));
+  post({ kind: "failed", code: error instanceof SluiceError ? error.code : undefined, message, stack });
 }
 port.close();

@@ -31,7 +31,13 @@ export interface JobOptions {
 export type JobMessage =
   | { readonly kind: "event"; readonly event: JobEvent }
   | { readonly kind: "done"; readonly json: Readonly<Record<string, unknown>> }
-  | { readonly kind: "failed"; readonly code?: ErrorCode; readonly message: string };
+  | {
+      readonly kind: "failed";
+      readonly code?: ErrorCode;
+      readonly message: string;
+      /** Where it happened, in the worker. */
+      readonly stack?: string;
+    };
 
 /**
  * Runs a command, named as on the command line (`sae train`), with its options as an object.
@@ -43,41 +49,33 @@ export function runJob(
   { onEvent, signal }: JobOptions = {},
 ): Promise<Readonly<Record<string, unknown>>> {
   return new Promise((resolve, reject) => {
-    const worker = new Worker(new URL("./job-worker.js", import.meta.url), {
-      workerData: { command, options },
-    });
+    const url = new URL("./job-worker.js", import.meta.url);
+    const worker = new Worker(url, { workerData: { command, options } });
     const abort = () => worker.postMessage("abort");
     if (signal?.aborted) abort();
     signal?.addEventListener("abort", abort, { once: true });
-    let settled = false;
-    const settle = (finish: () => void) => {
-      settled = true;
-      signal?.removeEventListener("abort", abort);
-      finish();
-    };
     worker.on("message", (message: JobMessage) => {
       switch (message.kind) {
         case "event":
-          onEvent?.(message.event);
-          return;
+          return onEvent?.(message.event);
         case "done":
-          settle(() => resolve(message.json));
-          return;
+          return resolve(message.json);
         case "failed":
-          settle(() =>
-            reject(
-              message.code ? new SluiceError(message.code, message.message) : new Error(message.message),
-            ),
-          );
-          return;
+          return reject(failure(message));
         default:
           message satisfies never;
       }
     });
-    worker.on("error", (error) => settle(() => reject(error)));
+    worker.on("error", reject);
     worker.on("exit", (code) => {
-      if (!settled)
-        settle(() => reject(new Error(`job ${command}: its worker ended with code ${code} and no result`)));
+      signal?.removeEventListener("abort", abort);
+      reject(new Error(`job ${command}: its worker ended with code ${code} and no result`)); // unless there was one
     });
   });
+}
+
+function failure({ code, message, stack }: Extract<JobMessage, { kind: "failed" }>): Error {
+  const error = code ? new SluiceError(code, message) : new Error(message);
+  if (stack !== undefined) error.stack = stack;
+  return error;
 }

@@ -1,6 +1,6 @@
 /**
  * Which features a reader learns most from. Our own rule, no paper's: what the words at a feature's highest peaks, and the
- * words around them, share beyond chance. Sure signs are words, so tokens are grouped into them first.
+ * words around them, share beyond chance. Readers think in words, so tokens are grouped into them first.
  */
 import type { FeatureActivations } from "./activations-table.ts";
 import { topPeaks } from "./contexts.ts";
@@ -13,9 +13,9 @@ export interface Words {
   readonly number: Int32Array;
 }
 
-/** `word`: one word, wherever it stands. `words`: several that occur together. `context`: what stands before or after. */
-export type TellingKind = "word" | "words" | "context";
-const KINDS = ["words", "context", "word"] as const satisfies readonly TellingKind[];
+/** `token`: one token rules at the peaks. `words`: several words, again and again. `context`: what stands before or after. */
+export type TellingKind = "token" | "words" | "context";
+const KINDS = ["words", "context", "token"] as const satisfies readonly TellingKind[];
 
 export interface Telling {
   readonly feature: number;
@@ -37,61 +37,58 @@ export interface TellingOptions {
 }
 
 /**
- * A feature's score is the information Σ p log(p / q), p the share of a word among its peaks and q that among all words of the
- * text; words seen at one peak only say nothing. `word` and `words` take the word at the peak and differ in whether one
- * has more than half of the peaks; `context` takes the better of the words before and after, where no single word rules
- * at the peak. The best of each kind take turns, so that a page does not show sixty single words; a word rules one feature only.
+ * A feature's score is the information Σ p log(p / q): p the share of a word at its peaks, q that in the whole text; what
+ * stands at one peak only says nothing. Where one token has more than half of the peaks, its own information counts
+ * (`token`); elsewhere that of the words at the peaks (`words`) and, beside it, the better one of the words before and after
+ * (`context`). Marks without letters count as no word. The best of each kind take turns, so that a page does not show sixty
+ * single tokens, and a token rules one feature only.
  */
 export function tellingFeatures(table: FeatureActivations, options: TellingOptions): Telling[] {
   const { count, words, minWindows = 8, maxDensity = 0.02, peaks = 20 } = options;
-  const share = wordShares(words);
+  const wordShare = shares(words.number);
+  const tokenShare = shares(table.tokens);
   const fired = table.counts();
-  const ranked: Record<TellingKind, (Telling & { ruling: number })[]> = { word: [], words: [], context: [] };
+  const ranked: Ranked = { token: [], words: [], context: [] };
   for (let feature = 0; feature < table.features; feature++) {
     if (fired[feature] < minWindows || fired[feature] / table.tokens.length > maxDensity) continue;
     const tops = topPeaks(table, feature, peaks);
     if (tops.length < minWindows) continue;
-    const around = (offset: number) =>
+    const wordsAt = (offset: number) =>
       describe(
         tops.map(({ token }) => words.number[words.at[token] + offset] ?? -1),
-        share,
+        wordShare,
       );
-    const peak = around(0);
-    const single = peak.largest > 0.5;
-    const ruling = single ? peak.word : -1;
-    if (peak.word >= 0 || !single) {
-      ranked[single ? "word" : "words"].push({
-        feature,
-        kind: single ? "word" : "words",
-        score: peak.information,
-        ruling,
-      });
-    }
-    if (!single) {
-      const score = Math.max(around(-1).information, around(1).information);
-      ranked.context.push({ feature, kind: "context", score, ruling });
+    const tokens = describe(
+      tops.map(({ token }) => (words.number[words.at[token]] < 0 ? -1 : table.tokens[token])),
+      tokenShare,
+    );
+    if (tokens.largest > 0.5) {
+      ranked.token.push({ feature, score: tokens.information, ruling: tokens.most });
+    } else {
+      ranked.words.push({ feature, score: wordsAt(0).information });
+      const around = Math.max(wordsAt(-1).information, wordsAt(1).information);
+      ranked.context.push({ feature, score: around });
     }
   }
   for (const kind of KINDS) ranked[kind].sort((a, b) => b.score - a.score || a.feature - b.feature);
   return takeTurns(ranked, count);
 }
 
-/** The best of each kind in turn; no feature and no ruling word twice. */
-function takeTurns(
-  ranked: Readonly<Record<TellingKind, readonly (Telling & { ruling: number })[]>>,
-  count: number,
-): Telling[] {
+type Ranked = Record<TellingKind, { feature: number; score: number; ruling?: number }[]>;
+
+/** The best of each kind in turn; no feature and no ruling token twice. */
+function takeTurns(ranked: Ranked, count: number): Telling[] {
   const chosen: Telling[] = [];
   const features = new Set<number>();
   const ruling = new Set<number>();
-  const next: Record<TellingKind, number> = { word: 0, words: 0, context: 0 };
+  const next: Record<TellingKind, number> = { token: 0, words: 0, context: 0 };
   const take = (kind: TellingKind): boolean => {
     while (next[kind] < ranked[kind].length) {
-      const { ruling: word, ...telling } = ranked[kind][next[kind]++];
-      if (telling.score <= 0 || features.has(telling.feature) || ruling.has(word)) continue;
-      features.add(telling.feature);
-      if (word >= 0) ruling.add(word);
-      chosen.push(telling);
+      const { feature, score, ruling: token } = ranked[kind][next[kind]++];
+      if (score <= 0 || features.has(feature) || (token !== undefined && ruling.has(token))) continue;
+      features.add(feature);
+      if (token !== undefined) ruling.add(token);
+      chosen.push({ feature, kind, score });
       return true;
     }
     return false;
@@ -103,32 +100,33 @@ function takeTurns(
   return chosen;
 }
 
-/** Share of each word number among all words of the text. */
-function wordShares({ number }: Words): (word: number) => number {
+/** Share of each number among all. */
+function shares(numbers: Int32Array): (number: number) => number {
   const counts = new Map<number, number>();
-  for (const word of number) counts.set(word, (counts.get(word) ?? 0) + 1);
-  return (word) => (counts.get(word) ?? 1) / number.length;
+  for (const n of numbers) counts.set(n, (counts.get(n) ?? 0) + 1);
+  return (n) => (counts.get(n) ?? 1) / numbers.length;
 }
 
 interface Description {
+  /** Nats. */
   readonly information: number;
-  /** The most frequent word and its share. */
-  readonly word: number;
+  /** The most frequent number and its share. */
+  readonly most: number;
   readonly largest: number;
 }
 
-/** Of a few words (numbers; -1 is none): Σ p log(p / q) over those seen at least twice. */
-function describe(sample: readonly number[], share: (word: number) => number): Description {
+/** Of a few numbers, -1 for none: Σ p log(p / q) over those that are there at least twice. */
+function describe(sample: readonly number[], share: (number: number) => number): Description {
   const own = new Map<number, number>();
-  for (const word of sample) own.set(word, (own.get(word) ?? 0) + 1);
+  for (const n of sample) own.set(n, (own.get(n) ?? 0) + 1);
   let information = 0;
-  let word = -1;
-  let most = 0;
-  for (const [w, n] of own) {
-    if (n > most) [word, most] = [w, n];
-    if (n < 2 || w < 0) continue;
-    const p = n / sample.length;
-    information += p * Math.log(p / share(w));
+  let most = -1;
+  let largest = 0;
+  for (const [n, times] of own) {
+    if (times > largest) [most, largest] = [n, times];
+    if (times < 2 || n < 0) continue;
+    const p = times / sample.length;
+    information += p * Math.log(p / share(n));
   }
-  return { information, word, largest: most / sample.length };
+  return { information, most, largest: largest / sample.length };
 }

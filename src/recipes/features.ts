@@ -108,7 +108,7 @@ export async function featureCards(
       maxActivation: values.reduce((a, b) => Math.max(a, b), 0),
       activations: linearHistogram(values),
       contexts: topContexts(table, id, { count: contexts, before: 28, after: 16 }).map((c) =>
-        contextCard(tokenizer, c),
+        contextCard(tokenizer, table.context, c),
       ),
       promoted: weigh(effects?.[n].promoted),
       suppressed: weigh(effects?.[n].suppressed),
@@ -117,19 +117,40 @@ export async function featureCards(
   });
 }
 
-/** A passage in whole words: what of its first and last word lies outside is left out, unless the peak is in it. */
-function contextCard(tokenizer: Tokenizer, { tokens, activations, peak }: Context) {
+/**
+ * A passage as one would quote it: within one document, in whole words. What of its first and last word lies outside is
+ * left out, unless the peak is in it.
+ */
+function contextCard(tokenizer: Tokenizer, window: number, { start, tokens, activations, peak }: Context) {
+  const special = (i: number) => tokenizer.specialIds.has(tokens[i]);
+  let from = peak;
+  while (from > 0 && !special(from - 1)) from--;
+  let to = peak + 1;
+  while (to < tokens.length && !special(to)) to++;
   const texts = Array.from(tokens, (id) => display(tokenizer, id));
-  const begins = (i: number) => typeof texts[i] === "string" && /^[\s<]/.test(texts[i]);
-  let from = 0;
-  while (from < peak && !begins(from)) from++;
-  if (from === peak && !begins(peak)) from = 0;
-  let to = texts.length - 1;
-  while (to > peak && !begins(to)) to--;
-  if (to <= peak) to = texts.length;
+  const begins = (i: number) => {
+    const text = texts[i];
+    return typeof text === "string" && /^\s/.test(text);
+  };
+  // Every window begins with BOS, wherever it cuts the text; elsewhere BOS begins a document.
+  const documentStart = from > 0 && (start + from - 1) % window !== 0;
+  if (!documentStart) from = firstWhere(from, peak, begins) ?? from;
+  if (to === tokens.length) to = lastWhere(peak + 1, to, begins) ?? to;
   const first = texts[from];
   if (typeof first === "string" && first.trim() !== "") texts[from] = first.trimStart();
   return { tokens: texts.slice(from, to), activations: Array.from(activations.subarray(from, to)) };
+}
+
+/** The first i from `low` to `high` of which it is true. */
+function firstWhere(low: number, high: number, is: (i: number) => boolean): number | undefined {
+  for (let i = low; i <= high; i++) if (is(i)) return i;
+  return undefined;
+}
+
+/** The last i from `low` up to below `high` of which it is true. */
+function lastWhere(low: number, high: number, is: (i: number) => boolean): number | undefined {
+  for (let i = high - 1; i >= low; i--) if (is(i)) return i;
+  return undefined;
 }
 
 /** A token as text; one that is only part of a character as its bytes. */

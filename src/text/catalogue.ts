@@ -275,7 +275,7 @@ const corpora: readonly Corpus[] = [
     title: "Qur'an in Russian",
     domain: "russian",
     source: npm("quran-json", "3.1.2"),
-    licence: "CC-BY-SA-4.0 or CC-BY-4.0 (package)",
+    licence: "CC-BY-SA-4.0 (LICENSE.txt; package.json: CC-BY-4.0)",
     reader: { kind: "quran", language: "ru", versesPerDocument: 20 },
     unit: "20 verses",
     heldOut: share(0.04),

@@ -84,7 +84,7 @@ function story() {
   return { words, tokens: words.map((w) => 1000 + w) };
 }
 
-test("kinds take turns: several words that occur together, what stands around, single words", () => {
+test("kinds take turns: several words, what stands around, single tokens", () => {
   const { words, tokens } = story();
   const at = (position: number, feature: number, from = 0) =>
     Array.from({ length: 16 - from }, (_, w) => [6 * (w + from) + position, feature, 1 + w / 100] as const);
@@ -101,7 +101,7 @@ test("kinds take turns: several words that occur together, what stands around, s
     [
       [0, "words"],
       [1, "context"],
-      [2, "word"],
+      [2, "token"],
     ],
   );
   // four words, each at a quarter of the peaks and at a 24th of the text
@@ -120,7 +120,7 @@ test("tokens are judged by their words: pieces of one word are that word, marks 
   const found = tellingFeatures(t, { count: 2, words: { at, number }, maxDensity: 0.5 });
   assert.deepEqual(
     found.map(({ feature, kind }) => [feature, kind]),
-    [[0, "word"]],
+    [[0, "token"]],
     "a feature of marks alone is dull",
   );
 });
