@@ -9,10 +9,6 @@ constexpr int64_t kOuterK = 4 * KC;              // longer sums are done in seve
 constexpr int64_t kOuterFloats = int64_t(1) << 19;
 constexpr int64_t kPackFloats = int64_t(4) << 20;
 
-static SLUICE_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-static SLUICE_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-static SLUICE_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /** Slices of K of equal length, a multiple of 8 and at most KC. */
 static SLUICE_INLINE int64_t k_slice(int64_t k) {
   const int64_t slices = k > KC ? ceil_div(k, KC) : 1;

@@ -6,6 +6,10 @@
 constexpr int MR = VL == 16 ? 14 : 6;
 constexpr int NR = 2 * VL;
 
+static SLUICE_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static SLUICE_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+static SLUICE_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+
 template <int R>
 static void gemm_micro(int64_t kc, const float* a, const float* b, float* c, int64_t ldc, bool add) {
   vf acc[R][2];
