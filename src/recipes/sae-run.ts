@@ -52,7 +52,7 @@ export const writeRun = (folder: string, run: Omit<SaeRunFile, "schema" | "kind"
 
 /**
  * The run that a folder holds, if it is the one with these settings; undefined for a folder without a run. Refuses another
- * run's folder, and one that holds an SAE or other files. An `owner` begins anew where its own run is finished or another one.
+ * run's folder, and one that holds an SAE or other files. An `owner` replaces a finished run of its own with other settings.
  */
 export async function claimFolder(
   folder: string,
@@ -63,7 +63,7 @@ export async function claimFolder(
   if (!run) return refuseStrangers(folder);
   const wanted = JSON.parse(JSON.stringify(settings)) as unknown; // undefined fields vanish, as in the file
   const differing = differences(run.settings, wanted);
-  if (owner !== undefined && run.owner === owner && (run.outcome || differing.length > 0)) {
+  if (owner !== undefined && run.owner === owner && run.outcome && differing.length > 0) {
     await rm(folder, { recursive: true, force: true });
     return undefined;
   }

@@ -60,7 +60,7 @@ export interface SaeRunOptions {
   readonly out: string;
   /** Of the program, for run.json. */
   readonly version?: string;
-  /** Replaces an earlier run of this owner in the folder, unless it is this very run, unfinished. */
+  /** Replaces a finished run of this owner with other settings. */
   readonly owner?: string;
   /** Minutes between checkpoints; default 10. */
   readonly checkpointMinutes?: number;
