@@ -10,6 +10,8 @@ export interface CommandContext {
   readonly signal: AbortSignal;
   readonly json: boolean;
   readonly quiet: boolean;
+  /** Options that were set by a flag or the config file, not by their default; names as in the schema. */
+  readonly given: ReadonlySet<string>;
   /** A line for the person, on stderr; silent with --quiet. */
   log(message: string): void;
   /** Text as it comes, on stdout (generated tokens); silent with --json. */

@@ -17,10 +17,13 @@ const post = (message: JobMessage) => port.postMessage(message);
 const controller = new AbortController();
 port.on("message", () => controller.abort());
 
+const { command: name, options } = workerData as { command: string; options: Record<string, unknown> };
+
 const context: CommandContext = {
   signal: controller.signal,
   json: true,
   quiet: false,
+  given: new Set(Object.keys(options).filter((name) => options[name] !== undefined)),
   log: (message) => post({ kind: "event", event: { kind: "log", message } }),
   write: (text) => post({ kind: "event", event: { kind: "text", text } }),
   progress({ label, unit, total }) {
@@ -41,7 +44,6 @@ const context: CommandContext = {
 };
 
 async function main(): Promise<void> {
-  const { command: name, options } = workerData as { command: string; options: Record<string, unknown> };
   const entry = catalogue.find((e) => e.name === name);
   if (!entry)
     throw usageError(

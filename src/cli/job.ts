@@ -21,7 +21,10 @@ export type JobEvent =
   | { readonly kind: "text"; readonly text: string };
 
 export interface JobOptions {
-  /** Called for every event, at most about ten times a second for progress. */
+  /**
+   * Called for every event, at most about ten times a second for progress. If it throws, the job is asked to save and stop, and
+   * the promise fails with that error.
+   */
   readonly onEvent?: (event: JobEvent) => void;
   /** Asks the job to save and stop; the promise then fails with code `interrupted`. */
   readonly signal?: AbortSignal;
@@ -54,14 +57,23 @@ export function runJob(
     const abort = () => worker.postMessage("abort");
     if (signal?.aborted) abort();
     signal?.addEventListener("abort", abort, { once: true });
+    let thrown: { readonly error: unknown } | undefined;
+    const tell = async (event: JobEvent) => {
+      try {
+        if (!thrown) await onEvent?.(event);
+      } catch (error) {
+        thrown ??= { error };
+        abort();
+      }
+    };
     worker.on("message", (message: JobMessage) => {
       switch (message.kind) {
         case "event":
-          return onEvent?.(message.event);
+          return void tell(message.event);
         case "done":
-          return resolve(message.json);
+          return thrown ? reject(thrown.error) : resolve(message.json);
         case "failed":
-          return reject(failure(message));
+          return reject(thrown ? thrown.error : failure(message));
         default:
           message satisfies never;
       }

@@ -103,6 +103,7 @@ async function runCommand(options: CliOptions, argv: readonly string[]): Promise
     signal: controller.signal,
     json: globals.json,
     quiet: globals.quiet,
+    given: new Set(Object.keys({ ...config, ...flags })),
     log: (message) => void (globals.quiet || options.stderr.write(`${message}\n`)),
     write: (text) => void (globals.json || options.stdout.write(text)),
     progress: (wanted) =>

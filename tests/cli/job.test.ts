@@ -33,6 +33,10 @@ const options = (name: string, more: Record<string, unknown> = {}) => ({
   ...more,
 });
 
+function raise(error: Error): never {
+  throw error;
+}
+
 /** Posts how late a timer of 10 ms comes at most, when told to stop. */
 const WATCH = `
   const { parentPort } = require("node:worker_threads");
@@ -119,6 +123,19 @@ test("a job that was aborted before it began does not train", async () => {
   await assert.rejects(job, (error: SluiceError) => error.code === "interrupted");
   assert.equal(fs.existsSync(path.join(temp.path, "early", "cfg.json")), false);
 });
+
+for (const [kind, listener] of [
+  ["a listener", (boom: Error) => () => raise(boom)],
+  ["an asynchronous listener", (boom: Error) => async () => raise(boom)],
+] as const) {
+  test(`${kind} that throws stops the job, whose promise fails with that error`, async () => {
+    const out = `thrown by ${kind}`;
+    const boom = new Error("the listener's own");
+    const job = runJob("sae train", options(out, { tokens: 64 * 4000 }), { onEvent: listener(boom) });
+    await assert.rejects(job, (error) => error === boom);
+    assert.equal(fs.existsSync(path.join(temp.path, out, "cfg.json")), false, "not trained to the end");
+  });
+}
 
 test("wrong options and unknown commands fail as wrong usage", async () => {
   const usage = (pattern: RegExp) => (error: SluiceError) => {

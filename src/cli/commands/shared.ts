@@ -5,7 +5,9 @@ import { z } from "zod";
 import { type LanguageModel, openLanguageModel, openTextTokens } from "../../recipes/index.ts";
 import { createDevice, type Device } from "../../tensor/index.ts";
 import type { Split, TokenFile, Tokenizer } from "../../text/index.ts";
+import { usageError } from "../../util/index.ts";
 import type { CommandContext } from "../command.ts";
+import { kebab } from "../flags.ts";
 
 export const count = () => z.number().int().min(1);
 
@@ -35,6 +37,14 @@ export const textFields = (split: Split) => ({
     .optional()
     .describe("tokens of a window, BOS included [the model's context]"),
 });
+
+/** Refuses options of reading text through a model that were given although the activations come from disk. */
+export function refuseLiveFlags({ given }: CommandContext, more: readonly string[] = []): void {
+  const found = ["field", "split", "context", ...more].filter((name) => given.has(name));
+  if (found.length === 0) return;
+  const flags = found.map((name) => `--${kebab(name)}`).join(", ");
+  throw usageError(`${flags}: only for --model and --text, not for --activations; leave it out`);
+}
 
 /** Runs `work` on a device that is closed afterwards. */
 export async function withDevice<T>(
