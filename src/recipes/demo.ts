@@ -7,7 +7,14 @@ import { densityHistogram, type ReportData, renderReport } from "../report/index
 import { disposeSae, type Sae, type SaeTrainInput, type TrainRecord } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { TokenFile } from "../text/index.ts";
-import { formatCount, readJsonLines, writeAtomic, writeJson } from "../util/index.ts";
+import {
+  formatCount,
+  interruptedError,
+  readJsonLines,
+  SluiceError,
+  writeAtomic,
+  writeJson,
+} from "../util/index.ts";
 import { collectFirings, featureCards } from "./features.ts";
 import { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";
 import { evaluateOnModel, type SaeEvaluation } from "./sae-eval.ts";
@@ -16,7 +23,7 @@ import { openTextTokens } from "./text-tokens.ts";
 
 export interface DemoOptions {
   readonly modelFolder: string;
-  readonly text: string;
+  readonly text: readonly string[];
   readonly hook: string;
   readonly features: number;
   readonly k: number;
@@ -25,7 +32,7 @@ export interface DemoOptions {
   readonly buffer: number;
   /** Held-out tokens to measure on. */
   readonly evalTokens: number;
-  /** Tokens to look for telling passages in. */
+  /** Training tokens to look for telling passages in. */
   readonly readTokens: number;
   /** Features on the page. */
   readonly cards: number;
@@ -50,11 +57,14 @@ export interface DemoResult {
   readonly seconds: number;
 }
 
-/** Trains, measures, reads, and writes the page. Ctrl-C during the training keeps a checkpoint, which the next run takes up. */
+/**
+ * Trains, measures, reads, and writes the page. Stopped during the training it keeps a checkpoint, and later the SAE: the
+ * next run with the same options goes on from there.
+ */
 export async function runDemo(device: Device, options: DemoOptions): Promise<DemoResult> {
   const { report } = options;
   const clock = stopwatch();
-  report.stage(`opening ${options.modelFolder} and the text ${options.text}`);
+  report.stage(`opening ${options.modelFolder} and the text ${options.text.join(", ")}`);
   const lm = await openLanguageModel(device, options.modelFolder);
   const texts: TokenFile[] = [];
   let sae: Sae | undefined;
@@ -71,6 +81,13 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
     const metrics = { ...evaluation.metrics, ...evaluation.splice };
     const files = await write(options, { lm, evaluation, metrics, cards, laps: clock.laps });
     return { metrics, files, seconds: clock.total() };
+  } catch (error) {
+    if (sae && error instanceof SluiceError && error.code === "interrupted") {
+      throw interruptedError(
+        `interrupted; the trained SAE is in ${pathsIn(options.out).sae}, and the same command goes on from there`,
+      );
+    }
+    throw error;
   } finally {
     for (const file of texts) file.close();
     if (sae) disposeSae(sae);
@@ -89,8 +106,8 @@ function openSplit(
   { tokenizer }: LanguageModel,
   split: "train" | "heldout",
 ): Promise<TokenFile> {
-  report.stage(`tokens of ${text}, ${split}`);
-  return openTextTokens({ text: [text], split, tokenizer, signal, log: report.stage });
+  report.stage(`tokens of ${text.join(", ")}, ${split}`);
+  return openTextTokens({ text, split, tokenizer, signal, log: report.stage });
 }
 
 async function trainStage(
@@ -103,13 +120,13 @@ async function trainStage(
   report.stage(`training ${features} features, ${k} of them active per token, on ${hook}`);
   const first = Math.min(buffer, train.tokens);
   let record: TrainRecord | undefined;
-  const { sae } = await trainSaeRun(device, {
+  const { sae, finishedBefore } = await trainSaeRun(device, {
     source: {
       kind: "live",
       lm,
       hook,
       tokens,
-      text: `${text} (train)`,
+      text: `${text.join(", ")} (train)`,
       onRows: (n) => {
         if (!record) report.work("filling the shuffle buffer", Math.min(n, first), first);
       },
@@ -133,6 +150,8 @@ async function trainStage(
         "explained variance": record?.explained_variance.toFixed(3) ?? "–",
       }),
   });
+  if (finishedBefore)
+    report.stage(`${pathsIn(out).sae} holds this SAE already: measured again, not trained again`);
   return sae;
 }
 
@@ -194,19 +213,22 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
   const trained = formatCount(options.train.tokens);
   const records = readJsonLines(join(pathsIn(options.out).sae, "metrics.jsonl")) as TrainRecord[];
   return {
-    title: `${options.features.toLocaleString("en-US")} features of ${options.hook}`,
+    title: `${groups(options.features)} features of ${options.hook}`,
     summary:
-      `A TopK sparse autoencoder with ${options.features} features, ${options.k} of them active per token, was trained on ` +
-      `${trained} activations of ${lm.name} at ${options.hook} over the text “${options.text}”. On held-out text it explains ` +
+      `A TopK sparse autoencoder with ${groups(options.features)} features, ${options.k} of them active per token, was trained on ` +
+      `${trained} activations of ${lm.name} at ${options.hook} over ${quoted(options.text)}. On held-out text it explains ` +
       `${(100 * metrics.explained_variance).toFixed(1)}% of the variance; with it in place, the model keeps ` +
       `${(100 * metrics.loss_recovered).toFixed(1)}% of the loss that zeroing the layer would destroy.`,
     createdAt: new Date().toISOString(),
     version: options.version,
     facts: [
-      ["model", `${lm.name}: ${spec.nLayers} layers, D = ${spec.dModel}, vocabulary ${spec.vocabSize}`],
+      [
+        "model",
+        `${lm.name}: ${spec.nLayers} layers, D = ${spec.dModel}, vocabulary ${groups(spec.vocabSize)}`,
+      ],
       ["hook", options.hook],
-      ["text", options.text],
-      ["SAE", `TopK, F = ${options.features}, k = ${options.k}`],
+      ["text", options.text.join(", ")],
+      ["SAE", `TopK, F = ${groups(options.features)}, k = ${options.k}`],
       ["trained on", `${trained} tokens`],
       ["measured on", `${formatCount(evaluation.metrics.tokens)} held-out tokens`],
     ],
@@ -220,6 +242,9 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
       deadFraction: records.map((r) => r.dead_fraction),
       learningRate: records.map((r) => r.lr),
     },
+    cardsNote:
+      "Passages and densities are from the part of the text that the SAE was trained on. Raised and lowered logits are the " +
+      "direct path from the decoder row through the final norm, among the tokens that this text holds.",
     density: densityHistogram(evaluation.accumulator.density()),
     cards,
     run: {
@@ -230,6 +255,9 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
     },
   };
 }
+
+const groups = (n: number): string => n.toLocaleString("en-US");
+const quoted = (names: readonly string[]): string => names.map((name) => `“${name}”`).join(", ");
 
 function stopwatch() {
   const began = performance.now();

@@ -91,6 +91,8 @@ export async function featureCards(
     count,
     words: wordsOf(tokenizer, table.tokens),
     minWindows: Math.min(8, Math.max(3, Math.floor(windows / 25))),
+    // In a small dictionary every feature is frequent.
+    maxDensity: Math.max(0.02, (3 * sae.config.activation.k) / sae.config.features),
   }).map((t) => t.feature);
   if (chosen.length === 0) return [];
   const seen = [...new Set(table.tokens)].filter((t) => !tokenizer.specialIds.has(t)).sort((a, b) => a - b);
@@ -98,13 +100,14 @@ export async function featureCards(
     ? await logitEffects(model, sae, chosen, { among: seen })
     : undefined;
   const nearest = await nearestFeatures(sae, chosen);
+  const counted = table.tokens.reduce((n, t) => n + (tokenizer.specialIds.has(t) ? 0 : 1), 0);
   return chosen.map((id, n) => {
     const { values } = table.firings(id);
     const weigh = (list: readonly { token: number; weight: number }[] = []) =>
       list.map(({ token, weight }) => ({ token: display(tokenizer, token), weight }));
     return {
       id,
-      density: values.length / table.tokens.length,
+      density: values.length / counted,
       maxActivation: values.reduce((a, b) => Math.max(a, b), 0),
       activations: linearHistogram(values),
       contexts: topContexts(table, id, { count: contexts, before: 28, after: 16 }).map((c) =>

@@ -72,7 +72,7 @@ export interface FeatureCard {
   readonly id: number;
   /** A name, if somebody or something gave it one. */
   readonly label?: string;
-  /** Fraction of the evaluated tokens on which it is active. */
+  /** Fraction of the tokens read, special ones left out, on which it is active. */
   readonly density: number;
   readonly maxActivation: number;
   /** Of the activations above zero. */
@@ -105,6 +105,8 @@ export interface ReportData {
   readonly density: DensityHistogram;
   /** The most telling features, best first. */
   readonly cards: readonly FeatureCard[];
+  /** Said above the cards: which text their passages and densities come from, how their effects were computed. */
+  readonly cardsNote?: string;
   readonly run: {
     /** The command line that makes this report again. */
     readonly command: string;

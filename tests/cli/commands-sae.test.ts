@@ -1,5 +1,5 @@
 /**
- * harvest, sae train and sae eval as the issue writes them, on a model of two thousand parameters.
+ * harvest, sae train and sae eval as the README writes them, on a model of two thousand parameters.
  */
 import assert from "node:assert/strict";
 import * as fs from "node:fs";

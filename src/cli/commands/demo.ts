@@ -6,12 +6,15 @@ import { z } from "zod";
 import { type DemoResult, runDemo } from "../../recipes/index.ts";
 import { formatDuration, type Progress } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { packagePath, packageVersion } from "../package.ts";
+import { commandName, packagePath, packageVersion, shellWord } from "../package.ts";
 import { count, deviceFields, withDevice } from "./shared.ts";
 
 const schema = z.object({
   model: z.string().optional().describe("model folder [the bundled brook]"),
-  text: z.string().default("sotu").describe("corpus, file or folder to train and measure on"),
+  text: z
+    .array(z.string())
+    .default(["sotu"])
+    .describe("corpora, files or folders to train on; their held-out part is measured on"),
   hook: z.string().default("blocks.3.hook_resid_post").describe("hook point"),
   features: count().default(4096).describe("F, number of features"),
   k: count().default(32).describe("active features per token"),
@@ -98,30 +101,35 @@ function stageProgress(context: CommandContext) {
 function commandLine(options: Options): string {
   const defaults: Record<string, unknown> = schema.parse({});
   const flags = Object.entries(options)
-    .filter(([name, value]) => value !== undefined && value !== defaults[name])
-    .map(([name, value]) => ` --${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} ${value}`);
-  return `sluice demo${flags.join("")}`;
+    .filter(([name, value]) => value !== undefined && String(value) !== String(defaults[name]))
+    .map(
+      ([name, value]) =>
+        ` --${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} ${shellWord(String(value))}`,
+    );
+  return `${commandName()} demo${flags.join("")}`;
 }
 
 function story(
   m: Readonly<Record<string, number>>,
   { files, seconds, folder }: Pick<DemoResult, "files" | "seconds"> & { folder: string },
 ): string {
+  const sluice = commandName();
+  const model = `--model ${shellWord(folder)}`;
   return [
     `Done in ${formatDuration(seconds)}.`,
     "",
     `  explained variance    ${m.explained_variance.toFixed(4)}   (held-out text, pooled R²)`,
     `  L0                    ${m.l0.toFixed(1)}     active features per token`,
-    `  dead features         ${(100 * m.dead_fraction).toFixed(1)} %`,
+    `  dead features         ${(100 * m.dead_fraction).toFixed(1)}%`,
     `  cross-entropy         ${m.ce_clean.toFixed(3)} → ${m.ce_spliced.toFixed(3)} nats with the SAE in place (zeroed: ${m.ce_zero.toFixed(2)})`,
-    `  loss recovered        ${(100 * m.loss_recovered).toFixed(1)} % against zero, ${(100 * m.loss_recovered_mean).toFixed(1)} % against mean ablation`,
+    `  loss recovered        ${(100 * m.loss_recovered).toFixed(1)}% against zero, ${(100 * m.loss_recovered_mean).toFixed(1)}% against mean ablation`,
     "",
     `  look   ${resolve(files.report)}`,
     `  read   ${resolve(files.metrics)}`,
     "",
     "Next:",
-    `  sluice sae eval --sae ${files.sae} --model ${folder} --text brown`,
-    `  sluice sae train --model ${folder} --text sotu --hook blocks.1.hook_resid_post --features 8192 --tokens 4M --out out/early`,
-    `  sluice lm generate --model ${folder} --prompt 'The people of'`,
+    `  ${sluice} sae eval --sae ${shellWord(files.sae)} ${model} --text brown`,
+    `  ${sluice} sae train ${model} --text sotu --hook blocks.1.hook_resid_post --features 8192 --tokens 4M --out out/early`,
+    `  ${sluice} lm generate ${model} --prompt 'The people of'`,
   ].join("\n");
 }

@@ -120,6 +120,9 @@ function contextList(card: FeatureCard): Node[] {
   more.addEventListener("click", () => {
     show(rest);
     more.remove();
+    const first = lines.children[FIRST] as HTMLElement;
+    first.tabIndex = -1; // the keyboard goes on where the new lines begin
+    first.focus({ preventScroll: true });
   });
   return [lines, more];
 }

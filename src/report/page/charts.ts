@@ -208,11 +208,13 @@ export function drawCharts(data: PageData): void {
       const width = Math.round(contentRect.width);
       if (width < 40 || widths.get(target) === width) continue;
       widths.set(target, width);
-      const title = target.closest("figure")?.querySelector("figcaption")?.textContent;
+      const title =
+        target.closest("figure")?.querySelector("figcaption") ??
+        target.closest("section")?.querySelector("h2");
       const chart = draw(data, target as HTMLElement, width);
       if (!chart) continue;
       chart.setAttribute("role", "img");
-      chart.setAttribute("aria-label", title ?? `${(target as HTMLElement).dataset.chart} chart`);
+      chart.setAttribute("aria-label", title?.textContent ?? "chart");
       target.replaceChildren(chart);
     }
   });
