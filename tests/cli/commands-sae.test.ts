@@ -75,7 +75,7 @@ test("harvest, train and evaluate on activations, as the README writes it", asyn
   assert.ok((measured.l0 as number) <= 4);
 });
 
-test("train and evaluate through the model gives every field of the issue", async () => {
+test("train and evaluate through the model gives every field that the README promises", async () => {
   const sae = folder("sae-live");
   ok(await sluice(trainArgs(sae, live(), ["--buffer", "1024"])));
   const cfg = JSON.parse(fs.readFileSync(path.join(sae, "cfg.json"), "utf8"));
