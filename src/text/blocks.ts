@@ -2,7 +2,7 @@
  * Files read in pieces: blocks that end at a paragraph, and lines. Memory is bounded by the piece, not by the file.
  */
 import { type FileHandle, open } from "node:fs/promises";
-import { inputError, ioError } from "../util/errors.ts";
+import { inputError, ioError, usageError } from "../util/errors.ts";
 
 export interface Piece {
   bytes: Buffer;
@@ -11,24 +11,39 @@ export interface Piece {
 }
 
 const readBytes = 1 << 18;
+/** Bytes of the longest UTF-8 sequence: a block holds at least one character. */
+const longestCharacter = 4;
 /** Longest line of a JSON-lines file. */
 const longestLine = 1 << 28;
 
-/** Pieces of about `size` bytes that end after an empty line, else after a line, else at a character. */
+/** Pieces of at most `size` bytes (4 or more: a character) that end after an empty line, else after a line, else at a character. */
 export async function* readBlocks(path: string, size: number): AsyncGenerator<Piece> {
-  let held: Buffer = Buffer.alloc(0);
-  let offset = 0;
+  if (!(Number.isInteger(size) && size >= longestCharacter))
+    throw usageError(`${path}: blockBytes=${size}, expected a whole number of at least ${longestCharacter}`);
+  let held: Piece = { bytes: Buffer.alloc(0), offset: 0 };
   for await (const chunk of chunks(path)) {
-    held = held.length === 0 ? chunk : Buffer.concat([held, chunk]);
-    while (held.length >= size) {
-      const cut = cutAt(held.subarray(0, size));
-      yield { bytes: held.subarray(0, cut), offset };
-      offset += cut;
-      held = held.subarray(cut);
-    }
+    held.bytes = held.bytes.length === 0 ? chunk : Buffer.concat([held.bytes, chunk]);
+    for (; held.bytes.length >= size; held = after(held, size)) yield before(held, size);
   }
-  if (held.length > 0) yield { bytes: held, offset };
+  if (held.bytes.length > 0) yield held;
 }
+
+/** The same of a piece in memory. */
+export function* cutBlocks(piece: Piece, size: number): Generator<Piece> {
+  let rest = piece;
+  for (; rest.bytes.length > size; rest = after(rest, size)) yield before(rest, size);
+  yield rest;
+}
+
+const before = ({ bytes, offset }: Piece, size: number): Piece => ({
+  bytes: bytes.subarray(0, cutAt(bytes.subarray(0, size))),
+  offset,
+});
+
+const after = ({ bytes, offset }: Piece, size: number): Piece => {
+  const cut = cutAt(bytes.subarray(0, size));
+  return { bytes: bytes.subarray(cut), offset: offset + cut };
+};
 
 /** Lines without their line ends; empty lines too. */
 export async function* readLines(path: string): AsyncGenerator<Piece> {
@@ -86,5 +101,7 @@ function cutAt(bytes: Buffer): number {
   if (line >= half) return line + 1;
   let cut = bytes.length;
   for (let back = 0; back < 3 && (bytes[cut - 1] & 0xc0) === 0x80; back++) cut--;
-  return bytes[cut - 1] >= 0xc0 ? cut - 1 : bytes.length;
+  const lead = bytes[cut - 1];
+  const length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : lead >= 0xc0 ? 2 : 1;
+  return cut - 1 + length > bytes.length ? cut - 1 : bytes.length;
 }

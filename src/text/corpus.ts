@@ -20,17 +20,9 @@ export async function* corpusDocuments(
   const corpus = corpusByName(name);
   const packages = await installPackages(corpus, options);
   const roots = new Map(packages.map((found) => [found.name, found.folder]));
-  yield* selectSplit(readDocuments(corpus.reader, roots), name, corpus.heldOut, options.split ?? "all");
-}
-
-/** The documents of one split. */
-export async function* selectSplit(
-  documents: AsyncIterable<Document>,
-  corpus: string,
-  rule: HeldOutRule,
-  split: Split,
-): AsyncGenerator<Document> {
-  for await (const document of documents) {
-    if (split === "all" || isHeldOut(corpus, document.id, rule) === (split === "heldout")) yield document;
+  const { split = "all" } = options;
+  for await (const document of readDocuments(corpus.reader, roots)) {
+    if (split === "all" || isHeldOut(name, document.id, corpus.heldOut) === (split === "heldout"))
+      yield document;
   }
 }

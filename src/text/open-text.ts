@@ -6,16 +6,17 @@ import { stat } from "node:fs/promises";
 import { basename, extname, join, resolve } from "node:path";
 import { inputError, throwIfAborted, usageError } from "../util/errors.ts";
 import { didYouMean } from "../util/names.ts";
-import { readBlocks, readLines } from "./blocks.ts";
+import { cutBlocks, type Piece, readBlocks, readLines } from "./blocks.ts";
 import { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
-import { corpusDocuments, selectSplit } from "./corpus.ts";
+import { corpusDocuments } from "./corpus.ts";
+import { hashUnit } from "./hashing.ts";
 import type { InstallOptions } from "./install.ts";
 import { listFiles } from "./readers/files.ts";
-import type { Document, HeldOutRule, Split } from "./types.ts";
+import type { Document, Split } from "./types.ts";
 import { decodeUtf8, type InvalidUtf8 } from "./utf8.ts";
 
 export interface OpenTextOptions extends InstallOptions {
-  /** Which documents; "all" by default. User files hold out 3% of their documents by the hash of their ids. */
+  /** Which documents; "all" by default. What is held out of user files: see `userHeldOut`. */
   split?: Split;
   /** JSON lines: the field that holds the text, "text" by default. */
   field?: string;
@@ -31,8 +32,13 @@ export interface TextSource extends AsyncIterable<Document> {
   kind: "corpus" | "file" | "folder" | "several";
 }
 
-/** Held-out documents of the user's own files. */
-export const userHeldOut: HeldOutRule = { kind: "hash", share: 0.03 };
+/**
+ * What is held out of the user's own files: `share` of the records of JSON lines, and of the units of other files, which are
+ * stretches of at most `unitBytes` that end at a paragraph if they can. Chosen by the hash of the content, so that neither
+ * names nor paths decide, and equal stretches are always on one side. Neighbouring units of one split are one document.
+ * Of a block of at least 1 / share units something is always held out; of a smaller text it may be nothing.
+ */
+const userHeldOut = { share: 0.03, unitBytes: 2048 };
 
 const textEndings = new Set([".txt", ".md", ".rst", ".text"]);
 const codeEndings = new Set(
@@ -62,26 +68,14 @@ export async function openText(
   }
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));
-  const rule = (read: () => AsyncGenerator<Document>) => () =>
-    selectSplit(read(), basename(spec), userHeldOut, options.split ?? "all");
-  if (found.isDirectory())
-    return source(
-      spec,
-      "folder",
-      rule(() => folderDocuments(spec, options)),
-      options,
-    );
-  return source(
-    spec,
-    "file",
-    rule(() => fileDocuments(spec, basename(spec), options)),
-    options,
-  );
+  return found.isDirectory()
+    ? source(spec, "folder", () => folderDocuments(spec, options), options)
+    : source(spec, "file", () => fileDocuments(spec, basename(spec), options), options);
 }
 
 /**
- * What the documents of a text depend on, found without reading them: a corpus's packages and reader, or the paths, sizes and
- * times of change of the files. Equal values mean equal documents. A text that does not exist throws.
+ * What the documents of a text depend on, found without reading them: a corpus's packages and reader, or the rule of the split
+ * and the paths, sizes and times of change of the files. Equal values mean equal documents. A text that does not exist throws.
  */
 export async function textFingerprint(spec: string): Promise<unknown> {
   if (isCorpus(spec)) {
@@ -93,12 +87,11 @@ export async function textFingerprint(spec: string): Promise<unknown> {
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));
   const files = found.isDirectory() ? (await folderFiles(spec)).map((file) => join(spec, file)) : [spec];
-  return Promise.all(
-    files.map(async (file) => {
-      const { size, mtimeMs } = await stat(file);
-      return [resolve(file), size, mtimeMs];
-    }),
-  );
+  const states = files.map(async (file) => {
+    const { size, mtimeMs } = await stat(file);
+    return [resolve(file), size, mtimeMs];
+  });
+  return [userHeldOut, ...(await Promise.all(states))];
 }
 
 function unknownText(spec: string): string {
@@ -161,21 +154,43 @@ function fileDocuments(path: string, id: string, options: OpenTextOptions): Asyn
 }
 
 async function* textDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
-  const { invalid, blockBytes = 1 << 20 } = options;
-  for await (const { bytes, offset } of readBlocks(path, blockBytes)) {
-    const text = decodeUtf8(bytes, path, { invalid, offset }).replace(/\r\n?/g, "\n");
-    yield { id: offset === 0 ? id : `${id}@${offset}`, text };
+  const { invalid, blockBytes = 1 << 20, split = "all" } = options;
+  const document = ({ bytes, offset }: Piece): Document => ({
+    id: offset === 0 ? id : `${id}@${offset}`,
+    text: decodeUtf8(bytes, path, { invalid, offset }).replace(/\r\n?/g, "\n"),
+  });
+  for await (const block of readBlocks(path, blockBytes)) {
+    if (split === "all") yield document(block);
+    else yield* selectUnits([...cutBlocks(block, userHeldOut.unitBytes)].map(document), split);
   }
 }
 
+/** The units of one split, neighbours joined. */
+function* selectUnits(units: readonly Document[], split: Split): Generator<Document> {
+  const places = units.map(({ text }) => placeOf(text));
+  const least = units.length >= 1 / userHeldOut.share ? places.reduce((a, b) => Math.min(a, b)) : -1;
+  const isHeld = (place: number) => place < userHeldOut.share || place <= least;
+  const wanted = places.map((place) => isHeld(place) === (split === "heldout"));
+  for (let i = 0, end = 0; i < units.length; i = end + 1) {
+    for (end = i; wanted[end]; end++);
+    const text = units.slice(i, end).map((unit) => unit.text);
+    if (end > i) yield { id: units[i].id, text: text.join("") };
+  }
+}
+
+/** A text's place in [0, 1) by its content; those below the share are held out. Changing it moves documents. */
+const placeOf = (text: string): number => hashUnit(`user/${text}`);
+
 async function* jsonlDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
-  const { invalid, field = "text" } = options;
+  const { invalid, field = "text", split = "all" } = options;
   let line = 0;
   for await (const { bytes, offset } of readLines(path)) {
     line++;
     const json = decodeUtf8(bytes, path, { invalid, offset });
     if (json.trim() === "") continue;
-    yield { id: `${id}:${line}`, text: textField(json, field, `${path}: line ${line} (byte ${offset})`) };
+    const text = textField(json, field, `${path}: line ${line} (byte ${offset})`);
+    if (split === "all" || placeOf(text) < userHeldOut.share === (split === "heldout"))
+      yield { id: `${id}:${line}`, text };
   }
 }
 

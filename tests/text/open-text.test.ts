@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { mkdir, mkdtemp, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { test } from "node:test";
 import { type Document, type OpenTextOptions, openText } from "../../src/text/index.ts";
 import { decodeUtf8, invalidUtf8Offset } from "../../src/text/utf8.ts";
@@ -119,7 +119,7 @@ test("empty texts, empty folders and unknown names are clear errors", async () =
   await assert.rejects(openText([]), /no text was named/);
 });
 
-test("user documents are held out by the hash of their ids, and several texts follow one another", async () => {
+test("JSON lines are held out record by record, and several texts follow one another", async () => {
   const root = await folder({
     "a.jsonl": Array.from({ length: 2000 }, (_, i) => `{"text":"d${i}"}`).join("\n"),
     "b.txt": "last",
@@ -136,4 +136,53 @@ test("user documents are held out by the hash of their ids, and several texts fo
     for await (const _ of source) count++;
     assert.equal(count, 2000);
   }
+});
+
+/** About `bytes` of paragraphs, each different. */
+function paragraphs(bytes: number): string {
+  let text = "";
+  for (let i = 0; text.length < bytes; i++)
+    text += `Paragraph ${i} ${"of some words ".repeat(5 + (i % 40))}\n\n`;
+  return text;
+}
+
+test("one text file has both splits, disjoint and together the whole", async () => {
+  const text = paragraphs(100 << 10);
+  const root = await folder({ "a.txt": text, "short.txt": "One.\n\nTwo.\n" });
+  const file = join(root, "a.txt");
+  const [train, heldOut] = [await read(file, { split: "train" }), await read(file, { split: "heldout" })];
+  const names = (documents: Document[]) =>
+    documents.flatMap((one) => [...one.text.matchAll(/Paragraph \d+/g)].map(([name]) => name));
+  const [trained, held] = [new Set(names(train)), new Set(names(heldOut))];
+  assert.ok(held.size > 0 && trained.size > 10 * held.size, `${trained.size} and ${held.size} paragraphs`);
+  assert.deepEqual(
+    [...held].filter((name) => trained.has(name)),
+    [],
+  );
+  assert.equal(trained.size + held.size, new Set(names(await read(file))).size);
+  const length = (documents: Document[]) => documents.reduce((n, one) => n + one.text.length, 0);
+  assert.equal(length(train) + length(heldOut), text.length);
+  const short = await read(join(root, "short.txt"), { split: "train" });
+  assert.deepEqual(short, [{ id: "short.txt", text: "One.\n\nTwo.\n" }]);
+});
+
+test("what is held out depends on the text, not on how its path is typed or what it is called", async () => {
+  const lines = Array.from({ length: 300 }, (_, i) => `{"text":"record ${i}"}`).join("\n");
+  const root = await folder({ "sub/a.txt": paragraphs(90_000), "sub/b.jsonl": lines });
+  const other = await folder({ "renamed/c.txt": paragraphs(90_000), "renamed/d.jsonl": lines });
+  const held = async (spec: string) =>
+    (await read(spec, { split: "heldout" })).map(({ text }) => text).join("\n");
+  const whole = await held(root);
+  for (const spec of [`${root}/`, `${root}/./`, join(root, "sub"), relative(".", join(root, "sub")), other])
+    assert.equal(await held(spec), whole, spec);
+  const files = [await held(join(root, "sub", "a.txt")), await held(`${root}/sub/../sub/b.jsonl`)];
+  assert.equal(files.join("\n"), whole);
+});
+
+test("a block holds at least one character", async () => {
+  const root = await folder({ "a.txt": "€𝄞é".repeat(5) });
+  const pieces = await read(join(root, "a.txt"), { blockBytes: 4 });
+  assert.equal(pieces.map(({ text }) => text).join(""), "€𝄞é".repeat(5));
+  for (const blockBytes of [1, 3, 4.5, Number.NaN])
+    await assert.rejects(read(join(root, "a.txt"), { blockBytes }), /a\.txt: blockBytes=.*at least 4/);
 });
