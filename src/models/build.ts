@@ -129,21 +129,24 @@ export interface SaveOptions {
   readonly generation?: Readonly<Record<string, unknown>>;
 }
 
-/** Writes `model.safetensors`, `config.json` and `generation_config.json`. Tokenizer files are the caller's. */
+/**
+ * Writes `model.safetensors`, `config.json` and `generation_config.json`. Tokenizer files are the caller's. A spec that a llama
+ * config.json cannot describe is refused before anything is written.
+ */
 export async function saveTransformer(
   model: Transformer,
   folder: string,
   { dtype = "f32", extra = {}, generation = {} }: SaveOptions = {},
 ): Promise<void> {
+  const described = familyOf({ model_type: "llama" }).config(model.spec);
   await mkdir(folder, { recursive: true });
-  const family = familyOf({ model_type: "llama" });
   const arrays: Record<string, NamedArray> = {};
   for (const { name, tensor } of model.slots) {
     arrays[name] = fromFloat32(await tensor.floats(), tensor.shape, dtype);
   }
   await writeCheckpoint(folder, arrays);
   const config: Record<string, unknown> = {
-    ...family.config(model.spec),
+    ...described,
     torch_dtype: TORCH[dtype],
     ...extra,
   };

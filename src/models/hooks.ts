@@ -1,7 +1,8 @@
 /**
  * Hook points: places in the forward pass that can be captured, replaced or edited. Names are TransformerLens's;
  * module names of Hugging Face are accepted where a user types one. Values are those of the raw checkpoint: no weight is
- * folded, and `hook_normalized` is taken after the gain, as the next matrix reads it (TransformerLens: before it).
+ * folded, and `hook_normalized` is x / rms · (offset + gain), as the next matrix reads it. That of TransformerLens's RMSNorm
+ * is x / rms, before the gain: multiply it by the gain to compare.
  */
 import type { Tensor } from "../tensor/index.ts";
 import { didYouMean, inputError, usageError } from "../util/index.ts";
@@ -10,7 +11,7 @@ import type { ModelSpec } from "./spec.ts";
 /** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
 const BLOCK_POINTS = [
   "hook_resid_pre", // [B, T, d] before the block
-  "ln1.hook_normalized", // [B, T, d] what attention reads
+  "ln1.hook_normalized", // [B, T, d] what attention reads, with the gain
   "attn.hook_q", // [B, T, H, Dh] before the rotation
   "attn.hook_k", // [B, T, G, Dh] before the rotation
   "attn.hook_v", // [B, T, G, Dh]
@@ -18,14 +19,19 @@ const BLOCK_POINTS = [
   "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
   "hook_attn_out", // [B, T, d] what attention adds to the stream
   "hook_resid_mid", // [B, T, d]
-  "ln2.hook_normalized", // [B, T, d]
-  "hook_mlp_in", // [B, T, d] the same, under the name that transcoders use
+  "hook_mlp_in", // [B, T, d] the same, as the MLP's branch takes it: an edit leaves the stream alone
+  "ln2.hook_normalized", // [B, T, d] what the MLP reads, with the gain
   "mlp.hook_post", // [B, T, dMlp] what the last matrix of the MLP reads
   "hook_mlp_out", // [B, T, d] what the MLP adds to the stream
   "hook_resid_post", // [B, T, d] after the block
 ] as const;
 
 export type BlockPoint = (typeof BLOCK_POINTS)[number];
+
+/** Axis that counts positions of the sequence, where it is not 1. */
+const POSITION_AXIS: Readonly<Record<string, number>> = {
+  "attn.hook_pattern": 2,
+} satisfies Partial<Record<BlockPoint, number>>;
 
 /** All points of a model in the order in which the forward pass reaches them. */
 export function hookPoints(spec: ModelSpec): string[] {
@@ -73,6 +79,17 @@ export function hookWidth(spec: ModelSpec, name: string): number {
 /** Where an edit happens. */
 export interface EditContext {
   readonly point: string;
+  /** Axis of the value that counts positions of the sequence. */
+  readonly positionAxis: number;
+  /** Where the value stands while decoding with a cache. */
+  readonly decoding?: Decoding;
+}
+
+export interface Decoding {
+  /** Positions in the cache, before the first of this value; padding counts. */
+  readonly seen: number;
+  /** Left padding before each row's first token, [B]. */
+  readonly padding: readonly number[];
 }
 
 /** Returns the replacement, of the same shape. */
@@ -99,8 +116,14 @@ export class HookRun {
   readonly #edits: ReadonlyMap<string, Edit>;
   #pending: number;
   readonly #stop: boolean;
+  readonly #decoding: Decoding | undefined;
 
-  constructor(spec: ModelSpec, { capture = [], edit = {}, stopEarly = false }: HookRequest) {
+  constructor(
+    spec: ModelSpec,
+    { capture = [], edit = {}, stopEarly = false }: HookRequest,
+    decoding?: Decoding,
+  ) {
+    this.#decoding = decoding;
     this.#capture = new Set(capture.map((name) => resolveHook(spec, name)));
     this.#edits = new Map(Object.entries(edit).map(([name, f]) => [resolveHook(spec, name), f]));
     this.#stop = stopEarly;
@@ -119,7 +142,7 @@ export class HookRun {
   at(point: string, x: Tensor): Tensor {
     if (!this.wants(point)) return x;
     const edit = this.#edits.get(point);
-    const y = edit ? edit(x, { point }) : x;
+    const y = edit ? edit(x, this.#context(point)) : x;
     if (y.shape.length !== x.shape.length || y.shape.some((d, i) => d !== x.shape[i])) {
       throw inputError(`hook ${point}: the edit returned [${y.shape}], expected [${x.shape}]`);
     }
@@ -128,6 +151,11 @@ export class HookRun {
       if (--this.#pending === 0 && this.#stop) throw new Finished();
     }
     return y;
+  }
+
+  #context(point: string): EditContext {
+    const positionAxis = POSITION_AXIS[point.replace(/^blocks\.\d+\./, "")] ?? 1;
+    return { point, positionAxis, decoding: this.#decoding };
   }
 
   /** Runs the forward pass; undefined when it stopped early. */

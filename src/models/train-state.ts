@@ -3,6 +3,7 @@
  * Written to a temporary name, synced and renamed: whole or absent.
  */
 import { existsSync } from "node:fs";
+import { z } from "zod";
 import {
   fromFloat32,
   type NamedArray,
@@ -68,8 +69,34 @@ export async function readTrainedParameters(path: string, model: Transformer): P
 function stateOf(file: SafetensorsFile): LmTrainState {
   const text = file.metadata["sluice.lm-train"];
   if (!text) throw inputError(`${file.path}: not a checkpoint of a language-model run`);
-  return JSON.parse(text) as LmTrainState;
+  const wayOut = "remove it to begin the run anew, or choose another folder";
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (cause) {
+    throw inputError(`${file.path}: the run's state in the header is damaged; ${wayOut}`, cause);
+  }
+  const version = (json as { version?: unknown } | null)?.version;
+  if (version !== 1) {
+    throw inputError(
+      `${file.path}: a checkpoint of version ${JSON.stringify(version)}, this sluice reads version 1; ${wayOut}`,
+    );
+  }
+  const state = stateSchema.safeParse(json);
+  if (state.success) return json as LmTrainState;
+  const [{ path, message }] = state.error.issues;
+  throw inputError(`${file.path}: the run's state is damaged at ${path.join(".")}: ${message}; ${wayOut}`);
 }
+
+const count = z.int().min(0);
+/** What a continuation computes with. The config is compared with the caller's, key by key. */
+const stateSchema = z.object({
+  step: count,
+  packer: z.object({ epoch: count, index: count }),
+  config: z.record(z.string(), z.unknown()),
+  meter: z.object({ loss: z.number(), steps: count }).optional(),
+  identity: z.record(z.string(), z.unknown()).optional(),
+});
 
 async function restoreTensor(file: SafetensorsFile, name: string, t: Tensor): Promise<void> {
   if (!file.has(name) || file.info(name).shape.join() !== t.shape.join())
@@ -85,16 +112,24 @@ const FREE: ReadonlySet<string> = new Set([
   "checkpointEverySteps",
 ]);
 
-/** Restores a checkpoint in place, or returns undefined when there is none. Refuses one of another run. */
+/**
+ * Restores a checkpoint in place, or returns undefined when there is none. Refuses one of another run. `named`: the caller said
+ * what the run depends on, so that a checkpoint without identity is refused; otherwise nobody can tell, and it is taken.
+ */
 export async function restoreTrainState(
   path: string,
   optimizer: AdamW,
-  { config, identity }: Required<Pick<LmTrainState, "config" | "identity">>,
+  { config, identity, named }: Required<Pick<LmTrainState, "config" | "identity">> & { named: boolean },
 ): Promise<LmTrainState | undefined> {
   if (!existsSync(path)) return undefined;
   const file = openSafetensors(path);
   try {
     const state = stateOf(file);
+    if (named && !state.identity) {
+      throw inputError(
+        `${path}: the checkpoint does not say which text and tokenizer it belongs to, so it cannot be continued here; choose another folder, or continue it with trainLm without an identity`,
+      );
+    }
     refuseOther(path, { ...state.config, ...state.identity }, { ...config, ...(state.identity && identity) });
     for (const [i, { name, tensor }] of optimizer.params.entries()) {
       const { m, v } = optimizer.moments[i];

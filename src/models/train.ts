@@ -16,7 +16,7 @@ import {
 } from "../nn/index.ts";
 import { add, mul, sum, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
-import { interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
+import { inputError, interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
 import { crossEntropies, heldOutLoss } from "./held-out.ts";
 import { type MeterState, restoreTrainState, saveTrainState } from "./train-state.ts";
 import type { Transformer } from "./transformer.ts";
@@ -42,6 +42,7 @@ export interface LmTrainConfig {
   readonly clip: number;
   /** Seed of the parameters and of the order of windows. */
   readonly seed: number;
+  /** Steps between records; a validation writes one too. */
   readonly logEverySteps: number;
   readonly validateEverySteps: number;
   readonly checkpointEverySteps: number;
@@ -153,7 +154,11 @@ async function runSteps(
   await mkdir(dir, { recursive: true });
   const statePath = join(dir, "state.safetensors");
   const identity = { ...options.identity, context: packer.context, windows: packer.windows };
-  const resumed = await restoreTrainState(statePath, optimizer, { config, identity });
+  const resumed = await restoreTrainState(statePath, optimizer, {
+    config,
+    identity,
+    named: options.identity !== undefined,
+  });
   if (resumed) packer.restore(resumed.packer);
   const meter = startMeter(resumed?.meter);
   const save = (step: number) => {
@@ -178,22 +183,23 @@ async function runSteps(
       const done = step + 1;
       const tokens = done * config.batch * packer.context;
       options.onStep?.({ step: done, steps, tokens, loss, lr });
-      if (done % config.logEverySteps === 0 || done === steps) {
-        const validates = done % config.validateEverySteps === 0 || done === steps;
+      const due = (every: number) => done % every === 0 || done === steps;
+      const validates = options.validation !== undefined && due(config.validateEverySteps);
+      if (validates || due(config.logEverySteps)) {
         const record: LmTrainRecord = {
           step: done,
           tokens,
           lr,
           grad_norm: norm,
           ...meter.read(),
-          ...(validates && options.validation ? { validation: await validateAll(model, options) } : {}),
+          ...(validates ? { validation: await validateAll(model, options) } : {}),
         };
         meter.reset();
         log.append(record);
         records.push(record);
         options.onRecord?.(record);
       }
-      if (done % config.checkpointEverySteps === 0 || done === steps) await save(done);
+      if (due(config.checkpointEverySteps)) await save(done);
     }
     return records;
   } finally {
@@ -201,11 +207,16 @@ async function runSteps(
   }
 }
 
-function checkConfig({ batch, micro, tokens }: LmTrainConfig): void {
+const COUNTS = ["batch", "micro", "logEverySteps", "validateEverySteps", "checkpointEverySteps"] as const;
+
+function checkConfig(config: LmTrainConfig): void {
+  const { batch, micro, tokens } = config;
   if (!(tokens > 0)) throw usageError(`lm train: tokens=${tokens}, expected a positive number`);
-  if (!(Number.isInteger(batch) && Number.isInteger(micro) && micro > 0 && batch % micro === 0)) {
-    throw usageError(`lm train: batch=${batch} must be a multiple of micro=${micro}`);
+  for (const key of COUNTS) {
+    if (!(Number.isInteger(config[key]) && config[key] > 0))
+      throw usageError(`lm train: ${key}=${config[key]}, expected a positive whole number`);
   }
+  if (batch % micro !== 0) throw usageError(`lm train: batch=${batch} must be a multiple of micro=${micro}`);
 }
 
 /** One optimiser step: gradients of all micro-batches, summed, clipped, applied. */
@@ -218,6 +229,11 @@ async function trainStep(
 ): Promise<{ loss: number; norm: number }> {
   const batches = Array.from({ length: config.batch / config.micro }, () => packer.next(config.micro));
   const counted = batches.reduce((n, b) => n + b.targets.reduce((m, t) => m + Number(t >= 0), 0), 0);
+  if (counted === 0) {
+    throw inputError(
+      `lm train: step ${optimizer.steps + 1} has nothing to predict: ${config.batch} windows of ${packer.context} tokens without a target; its documents are too short for segments, use longer ones or train without`,
+    );
+  }
   let total: { loss: Tensor; grads: Tensor[] } | undefined;
   for (const batch of batches) {
     total = accumulate(model, total, microGradients(model, batch, counted, packer.context));

@@ -18,7 +18,7 @@ import {
   swiglu,
   type Tensor,
 } from "../tensor/index.ts";
-import { inputError } from "../util/index.ts";
+import { inputError, usageError } from "../util/index.ts";
 import type { KvCache } from "./cache.ts";
 import { type HookRequest, HookRun } from "./hooks.ts";
 import type { BlockParams, ModelParams, ParamSlot } from "./params.ts";
@@ -26,10 +26,13 @@ import { rotaryTables } from "./rotary.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface ForwardOptions extends HookRequest {
-  /** Document of each position, i32 [B, T]: attention and positions stay within it. */
+  /**
+   * Document of each token, i32 [B, T]: attention stays within it. Positions go on across documents, which changes nothing
+   * that attention sees (rotary scores depend on distances only); not with a cache.
+   */
   readonly segments?: Tensor;
-  /** Position of each token, i32 [B, T]; default 0, 1, 2 … (continuing after the cache). */
-  readonly positions?: Tensor;
+  /** Position of each token, [B·T], below the model's context; default 0, 1, 2 … (continuing after the cache). */
+  readonly positions?: ArrayLike<number>;
   /** Keys and values so far; this call appends its own. */
   readonly cache?: KvCache;
   /** `all` (default): logits of every position; `last`: of the last one only; `none`: skip the unembedding. */
@@ -77,20 +80,24 @@ export class Transformer {
 
   /** Runs tokens i32 [B, T] through the model. Call inside a scope, or dispose what comes back. */
   forward(tokens: Tensor, options: ForwardOptions = {}): ForwardResult {
-    const hooks = new HookRun(this.spec, options);
+    const { cache, segments } = options;
     const [B, T] = tokens.shape;
     if (tokens.rank !== 2 || tokens.dtype !== "i32" || T === 0) {
       throw inputError(`forward: tokens are ${tokens}, expected i32 [B, T] with T > 0`);
     }
+    if (cache && segments)
+      throw usageError("forward: segments and a cache cannot go together; leave one of them out");
+    const decoding = cache && { seen: cache.length, padding: cache.firsts };
+    const hooks = new HookRun(this.spec, options, decoding);
     const result = hooks.run(() => {
       const pass: Pass = {
         hooks,
-        positions: options.positions ?? this.#positions(B, T, options.cache),
-        segments: options.segments,
-        cache: options.cache,
+        positions: options.positions ? this.#given(options.positions, B, T) : this.#positions(B, T, cache),
+        segments,
+        cache,
       };
       const x = this.#blocks(hooks.at("hook_embed", gatherRows(this.params.embed, tokens)), pass);
-      options.cache?.advance(T);
+      cache?.advance(T);
       const final = hooks.at("ln_final.hook_normalized", this.#norm(x, this.params.lnFinal));
       return { final, logits: this.#logits(final, options.logits ?? "all") };
     });
@@ -112,7 +119,7 @@ export class Transformer {
       this.#attention(at("ln1.hook_normalized", this.#norm(pre, p.ln1)), p, l, pass),
     );
     const mid = at("hook_resid_mid", add(pre, attn));
-    const mlpIn = at("hook_mlp_in", at("ln2.hook_normalized", this.#norm(mid, p.ln2)));
+    const mlpIn = at("ln2.hook_normalized", this.#norm(at("hook_mlp_in", mid), p.ln2));
     const hidden = at("mlp.hook_post", swiglu(linear(mlpIn, p.wGate), linear(mlpIn, p.wUp))); // [B, T, dMlp]
     const mlp = at("hook_mlp_out", linear(hidden, p.wDown));
     return at("hook_resid_post", add(mid, mlp));
@@ -174,6 +181,20 @@ export class Transformer {
       for (let t = 0; t < T; t++) data[b * T + t] = Math.max(from + t - first, 0);
     }
     return this.device.tensor(data, [B, T], "i32");
+  }
+
+  /** Positions of the caller's: whole numbers within the context. */
+  #given(positions: ArrayLike<number>, B: number, T: number): Tensor {
+    const { contextLength } = this.spec;
+    if (positions.length !== B * T)
+      throw inputError(`forward: ${positions.length} positions for tokens [${B}, ${T}]`);
+    const strange = Array.from(positions).find((p) => !(Number.isInteger(p) && p >= 0 && p < contextLength));
+    if (strange !== undefined) {
+      throw inputError(
+        `forward: position ${strange} is not in the model's context of ${contextLength}; give whole numbers from 0 to ${contextLength - 1}`,
+      );
+    }
+    return this.device.tensor(Int32Array.from(positions), [B, T], "i32");
   }
 
   /** Longer sequences than the spec's context are allowed: the tables grow. */

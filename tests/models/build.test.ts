@@ -7,6 +7,7 @@ import {
   createTransformer,
   hashTransformer,
   loadTransformer,
+  type ModelSpec,
   parameterCount,
   saveTransformer,
   type Transformer,
@@ -197,4 +198,29 @@ test("a failed load leaves no tensor behind", () =>
     const config = { ...readJson(temp.path, "config.json"), num_hidden_layers: 4 };
     fs.writeFileSync(path.join(temp.path, "config.json"), JSON.stringify(config));
     await assert.rejects(loadTransformer(device, temp.path), refuses(/no tensor model\.layers\.3/));
+  }));
+
+test("a spec that a llama config.json cannot describe is refused by field, and nothing is written", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const changes: Partial<ModelSpec>[] = [
+      { attnSoftcap: 50 },
+      { windowPattern: [8, 0, 8] },
+      { norm: { kind: "rms", eps: 1e-5, offset: 1 } },
+      { positions: { kind: "rope", theta: 10000, fraction: 0.5 } },
+      { positions: { kind: "rope", theta: 10000, fraction: 1, scaling: { kind: "linear", factor: 2 } } },
+      { attnScale: 0.25 },
+      { qkvBias: true },
+    ];
+    const folder = path.join(temp.path, "model");
+    for (const change of changes) {
+      const model = tinyModel(device, change);
+      const [field] = Object.keys(change);
+      await assert.rejects(saveTransformer(model, folder), {
+        code: "usage",
+        message: new RegExp(`cannot describe this model: ${field} .* would be read as`),
+      });
+      model.dispose();
+    }
+    assert.equal(fs.existsSync(folder), false);
   }));

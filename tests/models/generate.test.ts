@@ -3,6 +3,8 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import {
   addVector,
+  atPositions,
+  type Edit,
   type Generation,
   generate,
   TextStream,
@@ -232,6 +234,30 @@ test("an edit steers every step", () =>
     });
     assert.deepEqual(ids(same), ids(plain));
     assert.notDeepEqual(ids(steered), ids(plain));
+    vector.dispose();
+  }));
+
+test("positions of an edit count from each row's first token, over prompt and new tokens", () =>
+  withModel(async (model, device) => {
+    const point = "blocks.1.hook_resid_post";
+    const vector = device.full([16], 5);
+    const options = { temperature: 0, stopTokens: [], maxNewTokens: 4 };
+    const prompts = [someIds(3, 1), someIds(7, 2)];
+    for (const positions of [[0], [2], [8], [-1]]) {
+      const edit = { [point]: atPositions(positions, addVector(vector)) };
+      const together = await generate(model, prompts, { ...options, edit });
+      for (const [b, prompt] of prompts.entries()) {
+        const [alone] = await generate(model, [prompt], { ...options, edit });
+        assert.deepEqual(ids(together[b]), ids(alone), `row ${b}, positions ${positions}`);
+      }
+    }
+    const touched: number[] = [];
+    const watch: Edit = (x, { decoding }) => {
+      touched.push(decoding?.seen ?? -1, x.shape[1]);
+      return x;
+    };
+    await generate(model, prompts, { ...options, maxNewTokens: 2, edit: { [point]: watch } });
+    assert.deepEqual(touched, [0, 7, 7, 1]);
     vector.dispose();
   }));
 

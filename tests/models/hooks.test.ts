@@ -3,6 +3,7 @@ import { test } from "node:test";
 import {
   addVector,
   atPositions,
+  type HookRequest,
   hookPoints,
   hookWidth,
   replaceWith,
@@ -133,6 +134,49 @@ test("an edit at chosen positions leaves earlier positions as they were", () =>
       });
     assert.deepEqual([0, 1, 2, 3, 4, 5, 6].map(moved), [false, false, false, false, true, true, true]);
     vector.dispose();
+  }));
+
+test("hook_mlp_in is the stream before the norm, and editing it changes the MLP's branch only", () =>
+  withModel(async (model, tokens) => {
+    const point = (name: string) => `blocks.1.${name}`;
+    const names = ["hook_resid_mid", "hook_mlp_in", "hook_mlp_out", "hook_resid_post"].map(point);
+    const run = async (edit: HookRequest["edit"]) => {
+      const { captured } = model.device.scope(() =>
+        model.forward(tokens, { capture: names, edit, stopEarly: true }),
+      );
+      const read = await Promise.all(names.map((n) => captured[n].floats()));
+      for (const t of Object.values(captured)) t.dispose();
+      return read;
+    };
+    const [mid, mlpIn] = await run({});
+    assert.deepEqual(mlpIn, mid);
+    const [midNow, edited, out, post] = await run({ [point("hook_mlp_in")]: replaceWith(0) });
+    assert.deepEqual(midNow, mid);
+    assert.ok(edited.every((x) => x === 0) && out.every((x) => x === 0), "the MLP of nothing is nothing");
+    assert.deepEqual(post, mid);
+  }));
+
+test("positions of a pattern are its queries, not its heads", () =>
+  withModel(async (model, tokens) => {
+    const z = "blocks.1.attn.hook_z";
+    const read = async (edit: HookRequest["edit"]) => {
+      const { captured } = model.device.scope(() =>
+        model.forward(tokens, { capture: [z], edit, stopEarly: true }),
+      );
+      return await captured[z].floats().finally(() => captured[z].dispose());
+    };
+    const pattern = "blocks.1.attn.hook_pattern";
+    const before = await read({});
+    const after = await read({ [pattern]: atPositions([2, 5], replaceWith(0)) }); // [B, T, H, Dh]
+    const row = (x: Float32Array, t: number) => x.subarray((7 + t) * 16, (8 + t) * 16);
+    for (let t = 0; t < 7; t++) {
+      if (t === 2 || t === 5)
+        assert.ok(
+          row(after, t).every((x) => x === 0),
+          `position ${t}`,
+        );
+      else assertNear(row(after, t), row(before, t), `position ${t}`, { absolute: 1e-6, relative: 1e-5 });
+    }
   }));
 
 test("a position outside the sequence is refused", () =>

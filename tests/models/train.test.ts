@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
+import { type NamedArray, openSafetensors, writeSafetensors } from "../../src/formats/index.ts";
 import {
   crossEntropies,
   heldOutLoss,
@@ -270,7 +271,95 @@ test("settings that cannot work are refused", () =>
       );
     await refused({ micro: 3 }, /batch=4 must be a multiple of micro=3/);
     await refused({ tokens: 0 }, /tokens=0/);
+    await refused({ batch: 0 }, /batch=0, expected a positive whole number/);
+    await refused({ logEverySteps: 0 }, /logEverySteps=0/);
+    await refused({ validateEverySteps: 2.5 }, /validateEverySteps=2.5/);
     await refused({ lr: -1 }, /peak=-1/);
+  }));
+
+test("validation keeps its own rhythm", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const run = (dir: string, validation?: LmTrainOptions["validation"]) =>
+      train(device, {
+        config: { ...config, validateEverySteps: 6 },
+        dir: path.join(temp.path, dir),
+        validation,
+      });
+    const { records } = await run("with", { held: packer({ shuffle: false }, documents(5, 90)) });
+    assert.deepEqual(
+      records.map((r) => [r.step, r.validation !== undefined]),
+      [4, 6, 8, 12, 16, 18, 20].map((step) => [step, [6, 12, 18, 20].includes(step)]),
+    );
+    const without = await run("without");
+    assert.deepEqual(
+      without.records.map((r) => r.step),
+      [4, 8, 12, 16, 20],
+    );
+  }));
+
+test("a text whose segments leave nothing to predict is named", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const singles = Array.from({ length: 40 }, (_, i) => Int32Array.of(2 + (i % 20)));
+    const bare = packer({ bos: null, eos: null, segments: true }, singles);
+    await assert.rejects(
+      train(device, { config, packer: bare, dir: temp.path }),
+      isSluice("input", /step 1 has nothing to predict: 4 windows of 8 tokens without a target/),
+    );
+  }));
+
+/** Rewrites the state in a checkpoint's header. */
+async function rewriteState(
+  file: string,
+  change: (state: Record<string, unknown>) => unknown,
+): Promise<void> {
+  const source = openSafetensors(file);
+  const arrays: Record<string, NamedArray> = {};
+  for (const name of source.names()) arrays[name] = await source.read(name);
+  const state = JSON.parse(source.metadata["sluice.lm-train"]);
+  source.close();
+  const changed = change(state);
+  const text = typeof changed === "string" ? changed : JSON.stringify(changed);
+  await writeSafetensors(file, arrays, { "sluice.lm-train": text });
+}
+
+test("a checkpoint whose state is damaged or of another version is refused with a way out", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const dir = temp.path;
+    const file = path.join(dir, "state.safetensors");
+    await train(device, { config: { ...config, tokens: 4 * T }, dir });
+    const good = fs.readFileSync(file);
+    const cases: [(state: Record<string, unknown>) => unknown, RegExp][] = [
+      [
+        () => '{"version": 1, "step"',
+        /state\.safetensors: the run's state in the header is damaged; remove it/,
+      ],
+      [(s) => ({ ...s, version: 2 }), /a checkpoint of version 2, this sluice reads version 1; remove it/],
+      [() => null, /of version undefined/],
+      [(s) => ({ ...s, step: "1" }), /damaged at step: /],
+      [(s) => ({ ...s, packer: { epoch: 0 } }), /damaged at packer\.index: /],
+    ];
+    for (const [change, pattern] of cases) {
+      fs.writeFileSync(file, good);
+      await rewriteState(file, change);
+      await assert.rejects(train(device, { config, dir }), isSluice("input", pattern));
+    }
+  }));
+
+test("a checkpoint without identity goes on only where none is asked for", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const dir = temp.path;
+    await train(device, { config: { ...config, tokens: 4 * T }, dir });
+    await rewriteState(path.join(dir, "state.safetensors"), ({ identity: _, ...rest }) => rest);
+    await assert.rejects(
+      train(device, { config, dir, identity: { tokenizer: "abc" } }),
+      isSluice("input", /does not say which text and tokenizer it belongs to.*choose another folder/),
+    );
+    const { records } = await train(device, { config, dir });
+    assert.deepEqual([records[0].step, records.at(-1)?.step], [4, 20]);
   }));
 
 test("held-out loss is the mean over all targets, in any number of windows at a time", () =>

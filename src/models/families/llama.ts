@@ -2,7 +2,8 @@
  * The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, tied or untied head. Its `config.json`, in the
  * keys of transformers 5 and of 4.x, becomes a spec; anything in it that would change a number and is not known is refused.
  */
-import { inputError } from "../../util/index.ts";
+import { isDeepStrictEqual } from "node:util";
+import { inputError, usageError } from "../../util/index.ts";
 import type { ParamNames } from "../params.ts";
 import { checkSpec, type Llama3Scaling, type ModelSpec, type RopeSpec } from "../spec.ts";
 
@@ -143,10 +144,29 @@ function number(config: Json, key: string, otherwise?: number): number {
   return value;
 }
 
-/** The `config.json` of a spec, in the keys that transformers 4.x and 5 both read. */
+/** The `config.json` of a spec, in the keys that transformers 4.x and 5 both read. Throws if it would be read as another one. */
 export function llamaConfig(spec: ModelSpec): Record<string, unknown> {
-  if (spec.positions.scaling)
-    throw inputError("llamaConfig: scaled rotary positions are read but not written");
+  const config = configOf(spec);
+  const read = llamaSpec(config);
+  const differ = ([...new Set([...Object.keys(spec), ...Object.keys(read)])] as (keyof ModelSpec)[]).filter(
+    (key) => !isDeepStrictEqual(plain(spec[key]), plain(read[key])),
+  );
+  if (differ.length === 0) return config;
+  const list = differ.map(
+    (key) => `${key} ${JSON.stringify(spec[key])} would be read as ${JSON.stringify(read[key])}`,
+  );
+  throw usageError(
+    `a llama config.json cannot describe this model: ${list.join("; ")}; give the spec these values to save it`,
+  );
+}
+
+/** As JSON gives it back; numbers to 12 digits, so that 1 / √d and d ** -0.5 are one. */
+const plain = (value: unknown): unknown =>
+  value === undefined
+    ? undefined
+    : JSON.parse(JSON.stringify(value, (_, v) => (typeof v === "number" ? Number(v.toPrecision(12)) : v)));
+
+function configOf(spec: ModelSpec): Record<string, unknown> {
   return {
     architectures: ["LlamaForCausalLM"],
     model_type: "llama",
