@@ -163,7 +163,11 @@ function measureStage(
   text: TokenFile,
 ): Promise<SaeEvaluation> {
   report.stage("measuring on held-out text, also with the SAE inside the model");
-  const labels = { activations: "measuring reconstructions", model: "measuring the model" };
+  const labels = {
+    mean: "taking the mean",
+    activations: "measuring reconstructions",
+    model: "measuring the model",
+  };
   return evaluateOnModel(
     device,
     sae,

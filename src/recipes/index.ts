@@ -12,7 +12,13 @@ export {
   openLiveSource,
   rowWidth,
 } from "./live-activations.ts";
-export { evaluateOnModel, evaluateOnStore, type SaeEvalOptions, type SaeEvaluation } from "./sae-eval.ts";
+export {
+  evaluateOnModel,
+  evaluateOnStore,
+  type SaeEvalOptions,
+  type SaeEvalPart,
+  type SaeEvaluation,
+} from "./sae-eval.ts";
 export { readRun, type SaeRunFile } from "./sae-run.ts";
 export { type SaeRunOptions, type SaeRunResult, type SaeSource, trainSaeRun } from "./sae-train.ts";
 export { type SpliceMetrics, type SpliceOptions, spliceMetrics } from "./splice.ts";

@@ -19,13 +19,21 @@ import { liveActivations, rowWidth } from "./live-activations.ts";
 import { type SpliceMetrics, spliceBatch, spliceMetrics } from "./splice.ts";
 
 export interface SaeEvalOptions {
-  /** Most tokens to measure; special tokens do not count. */
+  /** Most tokens to measure; excluded ones do not count. */
   readonly tokens: number;
+  /** Chooses the windows of the text, or the rows of the store, where there are more than `tokens`; default 0. */
+  readonly seed?: number;
   /** Active features per token, instead of the SAE's own k. */
   readonly k?: number;
   readonly signal?: AbortSignal;
-  readonly onProgress?: (progress: { part: "activations" | "model"; tokens: number; total: number }) => void;
+  readonly onProgress?: (progress: { part: SaeEvalPart; tokens: number; total: number }) => void;
 }
+
+/** One after the other: the mean that variance is measured from, the reconstructions, the model with the SAE in place. */
+export type SaeEvalPart = "mean" | "activations" | "model";
+
+/** Rows read at a time. */
+const BATCH = 4096;
 
 export interface SaeEvaluation {
   readonly metrics: SaeMetrics;
@@ -35,7 +43,10 @@ export interface SaeEvaluation {
   readonly accumulator: MetricsAccumulator;
 }
 
-/** Metrics on a store of activations, read in order. `hook` also allows a point that the SAE was not trained on. */
+/**
+ * Metrics on a store of activations, or on blocks of it chosen at random. `hook` also allows a point that the SAE was not
+ * trained on.
+ */
 export async function evaluateOnStore(
   device: Device,
   sae: Sae,
@@ -48,9 +59,12 @@ export async function evaluateOnStore(
     if (hook === undefined) refuseOtherHook(sae, index.hook, folder);
     refuseOtherModel(sae, index.model.hash, `${folder} was harvested from ${index.model.id}`);
     refuseOtherWidth(sae, width, `${folder} holds ${index.hook}`);
-    const total = Math.min(options.tokens, store.rows);
-    const rows = store.batches({ batch: 4096, rows: total });
-    return await measure(device, sae, finite(rows, folder), { ...options, total });
+    const { tokens, seed = 0 } = options;
+    const rows = () =>
+      tokens < store.rows
+        ? store.shuffled({ batch: BATCH, window: BATCH, seed })
+        : store.batches({ batch: BATCH });
+    return await measure(device, sae, rows, { ...options, total: Math.min(tokens, store.rows) });
   } finally {
     store.close();
   }
@@ -63,35 +77,32 @@ export interface ModelEvalSource {
   readonly text: TokenSource;
   /** Tokens of a window, BOS included; default the model's context. */
   readonly context?: number;
+  /** Ids that are not measured, and keep their activation when the SAE is spliced in; default the special tokens. */
+  readonly excludeTokens?: ReadonlySet<number>;
 }
 
-/**
- * Metrics on the first windows of a text, then the same windows through the model with the SAE in place. Special tokens are
- * not measured, and keep their activation when the SAE is spliced in.
- */
+/** Metrics on windows of a text chosen at random, then the same windows through the model with the SAE in place. */
 export async function evaluateOnModel(
   device: Device,
   sae: Sae,
-  { lm, hook, text, context }: ModelEvalSource,
+  { lm, hook, text, context, excludeTokens = lm.tokenizer.specialIds }: ModelEvalSource,
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation> {
   refuseOtherModel(sae, lm.hash, `this is ${lm.name}`);
   refuseOtherWidth(sae, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
-  const packer = windowsOf(lm, text, { context, shuffle: false });
+  const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
-  const windows = Math.min(packer.windows, Math.ceil(options.tokens / (T - 1)));
-  const total = Math.min(options.tokens, windows * T);
-  const evaluation = await measure(device, sae, finite(rowsOf(lm, hook, packer, windows), lm.name), {
-    ...options,
-    total,
-  });
+  const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
+  const rows = () => rowsOf(lm, { hook, packer, windows, excludeTokens });
+  const evaluation = await measure(device, sae, rows, { ...options, total });
   const splice = await spliceMetrics({
     model: lm.model,
     sae,
     hook,
-    batches: () => inOrder(packer, windows, spliceBatch(lm.model, T)),
+    batches: () => chosen(packer, windows, spliceBatch(lm.model, T)),
     context: T,
-    keep: (token) => lm.tokenizer.specialIds.has(token),
+    keep: (token) => excludeTokens.has(token),
+    mean: Float32Array.from(evaluation.accumulator.mean()),
     k: options.k,
     signal: options.signal,
     onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
@@ -99,18 +110,41 @@ export async function evaluateOnModel(
   return { ...evaluation, splice };
 }
 
-/** The first `windows` windows of the text, `batch` at a time. */
-function* inOrder(packer: TokenPacker, windows: number, batch: number): Generator<PackedBatch> {
-  for (let at = 0; at < windows; at += batch) yield packer.at(at, Math.min(batch, windows - at));
+/** The first windows of the packer's order that hold this many tokens to measure, and how many they hold, no more than asked. */
+function enough(
+  packer: TokenPacker,
+  wanted: number,
+  excluded: ReadonlySet<number>,
+): { windows: number; tokens: number } {
+  let windows = 0;
+  let tokens = 0;
+  for (const batch of chosen(packer, packer.windows, 1)) {
+    for (const token of batch.tokens) if (!excluded.has(token)) tokens++;
+    windows++;
+    if (tokens >= wanted) break;
+  }
+  return { windows, tokens: Math.min(tokens, wanted) };
+}
+
+/** The first `windows` windows of the packer's order, `batch` at a time. */
+function* chosen(packer: TokenPacker, windows: number, batch: number): Generator<PackedBatch> {
+  packer.restore({ epoch: 0, index: 0 });
+  for (let at = 0; at < windows; at += batch) yield packer.next(Math.min(batch, windows - at));
+}
+
+interface WindowRows {
+  readonly hook: string;
+  readonly packer: TokenPacker;
+  readonly windows: number;
+  readonly excludeTokens: ReadonlySet<number>;
 }
 
 async function* rowsOf(
   lm: LanguageModel,
-  hook: string,
-  packer: TokenPacker,
-  windows: number,
+  { hook, packer, windows, excludeTokens }: WindowRows,
 ): AsyncGenerator<ActivationBatch> {
-  const filter = { excludeTokens: lm.tokenizer.specialIds };
+  packer.restore({ epoch: 0, index: 0 });
+  const filter = { excludeTokens };
   const live = liveActivations({ model: lm.model, packer, hooks: [hook], filter, until: windows });
   for await (const { activations, rows } of live) yield { x: activations[live.hooks[0]], rows };
 }
@@ -118,35 +152,17 @@ async function* rowsOf(
 async function measure(
   device: Device,
   sae: Sae,
-  source: AsyncIterable<ActivationBatch>,
+  open: () => AsyncIterable<ActivationBatch>,
   { tokens, k, signal, onProgress, total }: SaeEvalOptions & { total: number },
 ): Promise<SaeEvaluation> {
-  const accumulator = await evaluateSae(device, sae, source, {
+  const part = { mean: "mean", metrics: "activations" } as const;
+  const accumulator = await evaluateSae(device, sae, open, {
     maxTokens: tokens,
     k,
     signal,
-    onProgress: (n) => onProgress?.({ part: "activations", tokens: n, total }),
+    onProgress: (n, pass) => onProgress?.({ part: part[pass], tokens: n, total }),
   });
   return { metrics: accumulator.finish(), accumulator };
-}
-
-/** Passes batches on; a number that is not finite would silently spoil every metric. */
-async function* finite(
-  source: AsyncIterable<ActivationBatch>,
-  what: string,
-): AsyncGenerator<ActivationBatch> {
-  let first = 0;
-  for await (const batch of source) {
-    const at = batch.x.findIndex((v) => !Number.isFinite(v));
-    if (at >= 0) {
-      const width = batch.x.length / batch.rows;
-      throw inputError(
-        `${what}: row ${first + Math.floor(at / width)} of the activations holds ${batch.x[at]} at dimension ${at % width}; nothing can be measured on it`,
-      );
-    }
-    first += batch.rows;
-    yield batch;
-  }
 }
 
 function refuseOtherWidth(sae: Sae, width: number, what: string): void {

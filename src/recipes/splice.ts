@@ -28,7 +28,7 @@ export interface SpliceMetrics {
   readonly ce_spliced: number;
   /** With zeros in its place. */
   readonly ce_zero: number;
-  /** With the mean activation of the evaluated text in its place. */
+  /** With the mean activation of the measured tokens in its place. */
   readonly ce_mean: number;
   /** (ce_zero - ce_spliced) / (ce_zero - ce_clean) */
   readonly loss_recovered: number;
@@ -47,8 +47,10 @@ export interface SpliceOptions {
   readonly model: Transformer;
   readonly sae: Sae;
   readonly hook: string;
-  /** Gives the windows, twice the same ones: the mean activation is taken before it is put in place. */
+  /** Gives the windows; without `mean` twice, the same ones each time. */
   readonly batches: () => Iterable<PackedBatch>;
+  /** Mean activation to put in place, [D]; otherwise it is taken in a pass over the windows before. */
+  readonly mean?: Float32Array;
   /** T */
   readonly context: number;
   /** Positions whose activation stays as it is in every variant and is left out of the mean: BOS and its like. */
@@ -74,7 +76,7 @@ export function spliceBatch({ spec }: Transformer, context: number): number {
 export async function spliceMetrics(options: SpliceOptions): Promise<SpliceMetrics> {
   const { batches, signal, onProgress } = options;
   const hook = resolveHook(options.model.spec, options.hook);
-  const mean = await meanActivation(options, hook);
+  const mean = options.model.device.tensor(options.mean ?? (await meanActivation(options, hook))).keep();
   const totals: Totals = {
     clean: 0,
     targets: 0,
@@ -123,22 +125,22 @@ function summary({ clean, targets, positions, ce, kl }: Totals): SpliceMetrics {
 }
 
 /** 1 where the activation is replaced, [B, T] row-major. */
-const replaced = ({ keep, context }: SpliceOptions, { tokens }: PackedBatch): Float32Array =>
-  Float32Array.from(tokens, (token, i) => (keep(token, i % context) ? 0 : 1));
+const replaced = (
+  { keep, context }: Pick<SpliceOptions, "keep" | "context">,
+  { tokens }: PackedBatch,
+): Float32Array => Float32Array.from(tokens, (token, i) => (keep(token, i % context) ? 0 : 1));
 
-/** Mean of the activation over the positions that are replaced, in the shape that one token has there; kept. */
-async function meanActivation(options: SpliceOptions, hook: string): Promise<Tensor> {
+/** Mean of the activation over the positions that are replaced, [D]. */
+async function meanActivation(options: SpliceOptions, hook: string): Promise<Float32Array> {
   const { model, context, batches, signal } = options;
   const { device } = model;
   let moments: ColumnMoments | undefined;
-  let shape: readonly number[] = [];
   for (const packed of batches()) {
     throwIfAborted(signal);
     const x = device.scope(() => {
       const tokens = device.tensor(packed.tokens, [packed.tokens.length / context, context], "i32");
       return model.forward(tokens, { capture: [hook], stopEarly: true }).captured[hook];
     });
-    shape = x.shape.slice(2);
     const width = x.size / packed.tokens.length;
     const data = await x.floats();
     x.dispose();
@@ -150,13 +152,13 @@ async function meanActivation(options: SpliceOptions, hook: string): Promise<Ten
     await setImmediate();
   }
   if (!moments || moments.count === 0) throw inputError("sae evaluation: the text has no tokens to measure");
-  return device.tensor(Float32Array.from(moments.mean), shape).keep();
+  return Float32Array.from(moments.mean);
 }
 
 async function addBatch(
   totals: Totals,
   packed: PackedBatch,
-  options: SpliceOptions & { hook: string; mean: Tensor },
+  options: Omit<SpliceOptions, "mean"> & { hook: string; mean: Tensor },
 ): Promise<void> {
   const { model, sae, hook, context: T, mean, k } = options;
   const { device } = model;
@@ -168,7 +170,7 @@ async function addBatch(
     const edits: Record<Variant, Edit> = {
       spliced: (x) => reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
       zero: replaceWith(0),
-      mean: replaceWith(mean),
+      mean: (x, context) => replaceWith(reshape(mean, x.shape.slice(2)))(x, context),
     };
     const logitsOf = (edit?: Edit): Tensor => {
       const only: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), mask));

@@ -3,6 +3,10 @@
  * F features · D model width · T tokens of a context
  */
 
+import type { DensityHistogram } from "../util/stats.ts";
+
+export { type DensityHistogram, densityHistogram } from "../util/stats.ts";
+
 /** A token as text, or its bytes in hexadecimal (`e2 80`) where they are not valid UTF-8 by themselves. */
 export type TokenText = string | { readonly bytes: string };
 
@@ -43,12 +47,6 @@ export interface TrainingCurves {
 export interface Histogram {
   readonly edges: readonly number[];
   readonly counts: readonly number[];
-}
-
-/** How often features fire. See `densityHistogram`. */
-export interface DensityHistogram extends Histogram {
-  /** Features that never fired on the evaluated tokens; they have no place on a logarithmic axis. */
-  readonly never: number;
 }
 
 /** A stretch of text in which a feature fired. */
@@ -133,20 +131,6 @@ export function linearHistogram(values: ArrayLike<number>, bins = 24): Histogram
   const counts = new Array<number>(bins).fill(0);
   for (let i = 0; i < values.length; i++) counts[Math.min(bins - 1, Math.floor((values[i] - low) / width))]++;
   return { edges: Array.from({ length: bins + 1 }, (_, i) => low + i * width), counts };
-}
-
-/**
- * Histogram of log10 of the densities [F] (fractions of tokens), over whole decades cut into `binsPerDecade`.
- */
-export function densityHistogram(densities: ArrayLike<number>, binsPerDecade = 8): DensityHistogram {
-  const logs = Array.from(densities, (d) => Math.log10(d)).filter(Number.isFinite);
-  const low = logs.length === 0 ? -4 : Math.floor(logs.reduce((a, b) => Math.min(a, b)));
-  const high = Math.max(low + 1, logs.length === 0 ? 0 : Math.ceil(logs.reduce((a, b) => Math.max(a, b))));
-  const bins = (high - low) * binsPerDecade;
-  const counts = new Array<number>(bins).fill(0);
-  for (const log of logs) counts[Math.min(bins - 1, Math.floor((log - low) * binsPerDecade))]++;
-  const edges = Array.from({ length: bins + 1 }, (_, i) => low + i / binsPerDecade);
-  return { edges, counts, never: densities.length - logs.length };
 }
 
 /** A token's bytes as text, or in hexadecimal if they are not valid UTF-8 by themselves. */

@@ -3,7 +3,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import type { Device } from "../tensor/index.ts";
-import { inputError, throwIfAborted } from "../util/index.ts";
+import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
 import { MetricsAccumulator } from "./metrics.ts";
 import { decode, encode, type Sae } from "./sae.ts";
 import type { ActivationBatch } from "./source.ts";
@@ -16,36 +16,69 @@ export interface EvaluateOptions {
   /** Active features per token, instead of the SAE's own k. */
   readonly k?: number;
   readonly signal?: AbortSignal;
-  readonly onProgress?: (tokens: number) => void;
+  /** Told of both passes over a source that is opened twice: first the mean is taken. */
+  readonly onProgress?: (tokens: number, pass: "mean" | "metrics") => void;
 }
 
-/** Feeds every batch through the SAE; the accumulator gives metrics, densities and the histogram. */
+type Rows = AsyncIterable<ActivationBatch>;
+
+/**
+ * Feeds every batch through the SAE; the accumulator gives metrics, densities and the histogram. A function is called twice and
+ * must open the same rows each time, in any order of batches; the rows of a mere iterable are kept in memory.
+ */
 export async function evaluateSae(
   device: Device,
   sae: Sae,
-  source: AsyncIterable<ActivationBatch>,
-  { maxTokens = Number.POSITIVE_INFINITY, batch = 4096, k, signal, onProgress }: EvaluateOptions = {},
+  source: Rows | (() => Rows),
+  options: EvaluateOptions = {},
 ): Promise<MetricsAccumulator> {
   const { dIn, features } = sae.config;
-  const metrics = new MetricsAccumulator(dIn, features);
-  for await (const { x, rows } of source) {
-    if (x.length !== rows * dIn) {
-      throw inputError(
-        `sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${dIn}`,
-      );
-    }
-    const wanted = Math.min(rows, maxTokens - metrics.tokens);
-    for (let at = 0; at < wanted; at += batch) {
-      throwIfAborted(signal);
-      const part = x.subarray(at * dIn, Math.min(at + batch, wanted) * dIn);
-      await addBatch(device, sae, metrics, part, k);
-      onProgress?.(metrics.tokens);
-      await setImmediate();
-    }
-    if (metrics.tokens >= maxTokens) break;
+  const moments = typeof source === "function" ? await momentsOf(source(), dIn, options) : undefined;
+  const metrics = new MetricsAccumulator(dIn, features, { mean: moments?.mean });
+  for await (const x of partsOf(typeof source === "function" ? source() : source, dIn, options)) {
+    await addBatch(device, sae, metrics, x, options.k);
+    options.onProgress?.(metrics.tokens, "metrics");
   }
   if (metrics.tokens === 0) throw inputError("sae evaluation: the source has no activations");
+  if (moments && moments.count !== metrics.tokens) {
+    throw inputError(
+      `sae evaluation: the source gave ${moments.count} rows, and ${metrics.tokens} when it was opened again`,
+    );
+  }
   return metrics;
+}
+
+async function momentsOf(source: Rows, width: number, options: EvaluateOptions): Promise<ColumnMoments> {
+  const moments = new ColumnMoments(width);
+  for await (const x of partsOf(source, width, options)) {
+    moments.addRows(x);
+    options.onProgress?.(moments.count, "mean");
+  }
+  return moments;
+}
+
+/** The rows that are measured, [at most `batch`, D] at a time. */
+async function* partsOf(
+  source: Rows,
+  width: number,
+  { maxTokens = Number.POSITIVE_INFINITY, batch = 4096, signal }: EvaluateOptions,
+): AsyncGenerator<Float32Array> {
+  let left = maxTokens;
+  for await (const { x, rows } of source) {
+    if (x.length !== rows * width) {
+      throw inputError(
+        `sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${width}`,
+      );
+    }
+    const wanted = Math.min(rows, left);
+    for (let at = 0; at < wanted; at += batch) {
+      throwIfAborted(signal);
+      yield x.subarray(at * width, Math.min(at + batch, wanted) * width);
+      await setImmediate();
+    }
+    left -= wanted;
+    if (left <= 0) return;
+  }
 }
 
 async function addBatch(

@@ -2,14 +2,14 @@
  * What an SAE is measured by, accumulated in float64 over any number of batches and divided once at the end.
  * Six things are called "explained variance" in the literature; each has its own name here. B tokens · D width · F features.
  */
-import { type Histogram, logHistogram, usageError } from "../util/index.ts";
+import { type DensityHistogram, densityHistogram, inputError, usageError } from "../util/index.ts";
 
 /** e = x̂ − x; E is the mean over all tokens; x̄ the mean of each dimension over all tokens. */
 export interface SaeMetrics {
   readonly tokens: number;
   /** R²: 1 − Σ ‖e‖² / Σ ‖x − x̄‖², pooled. The one to report. */
   readonly explained_variance: number;
-  /** E[1 − ‖e‖² / ‖x − x̄‖²], the ratio inside the mean: "legacy" of SAELens and SAEBench. */
+  /** E[1 − ‖e‖² / ‖x − x̄‖²], the ratio inside the mean, x̄ that of all tokens: "legacy" of SAELens and SAEBench. */
   readonly explained_variance_per_token: number;
   /** 1 − Σ_d Var(e_d) / Σ_d Var(x_d): dictionary_learning. Blind to a constant error. */
   readonly explained_variance_variance_ratio: number;
@@ -45,10 +45,6 @@ export interface HostCodes {
   readonly indices: Int32Array;
 }
 
-/** Tokens kept until the mean that `explained_variance_per_token` measures from is known; and at most this many bytes. */
-const MEAN_ROWS = 65_536;
-const MEAN_BYTES = 128 * 2 ** 20;
-
 export class MetricsAccumulator {
   readonly width: number;
   readonly features: number;
@@ -71,12 +67,19 @@ export class MetricsAccumulator {
   #l0 = 0;
   #l1 = 0;
   #perToken = 0;
-  /** Tokens whose distance from the mean is not yet known. */
-  #waiting: { x: Float32Array; errors: Float64Array }[] = [];
-  #waitingRows = 0;
-  #mean: Float64Array | undefined;
+  /** Tokens whose distance from the mean is not yet known: all, unless the mean was given. */
+  readonly #waiting: { x: Float32Array; errors: Float64Array }[] = [];
+  readonly #mean: Float64Array | undefined;
 
-  constructor(width: number, features: number) {
+  /**
+   * `mean`: of all inputs that will be added, [D], from a first pass over them; `explained_variance_per_token` needs it before
+   * the first one. Without it a copy of every input is kept in memory.
+   */
+  constructor(width: number, features: number, { mean }: { readonly mean?: Float64Array } = {}) {
+    if (mean && mean.length !== width) {
+      throw usageError(`metrics: a mean of ${mean.length} numbers for inputs of width ${width}`);
+    }
+    this.#mean = mean;
     this.width = width;
     this.features = features;
     this.firing = new Float64Array(features);
@@ -100,7 +103,8 @@ export class MetricsAccumulator {
     const errors = new Float64Array(rows);
     for (let r = 0; r < rows; r++) errors[r] = this.#addRow(x, recon, r * D, this.#origin);
     this.#rows += rows;
-    this.#measurePerToken(x, errors);
+    if (this.#mean) this.#perToken += perToken(x, errors, this.#mean);
+    else this.#waiting.push({ x: x.slice(), errors });
   }
 
   /** Adds one token; returns ‖e‖². */
@@ -135,28 +139,6 @@ export class MetricsAccumulator {
     return ee;
   }
 
-  #measurePerToken(x: Float32Array, errors: Float64Array): void {
-    this.#waiting.push({ x: this.#mean ? x : x.slice(), errors });
-    this.#waitingRows += errors.length;
-    const enough = this.#waitingRows >= Math.min(MEAN_ROWS, MEAN_BYTES / (4 * this.width));
-    if (this.#mean || enough) this.#flush();
-  }
-
-  /** Settles the waiting tokens with the mean known by now. */
-  #flush(): void {
-    this.#mean ??= this.mean();
-    const D = this.width;
-    for (const { x, errors } of this.#waiting) {
-      for (let r = 0; r < errors.length; r++) {
-        let squares = 0;
-        for (let d = 0; d < D; d++) squares += (x[r * D + d] - this.#mean[d]) ** 2;
-        this.#perToken += 1 - errors[r] / Math.max(squares, 1e-30);
-      }
-    }
-    this.#waiting = [];
-    this.#waitingRows = 0;
-  }
-
   /** Adds the codes of tokens, in any grouping. A feature named twice in a token counts twice. */
   addCodes({ values, indices }: HostCodes): void {
     for (let i = 0; i < values.length; i++) {
@@ -177,31 +159,33 @@ export class MetricsAccumulator {
     return this.firing.map((n) => n / this.#rows);
   }
 
-  /** Features by log10 of their density, between one in ten million and 1; `below` are those that never fired. */
-  densityHistogram(bins = 70): Histogram {
-    return logHistogram(this.density(), { low: 1e-7, high: 1, bins });
+  /** Features by log10 of their density. */
+  densityHistogram(binsPerDecade?: number): DensityHistogram {
+    return densityHistogram(this.density(), binsPerDecade);
   }
 
-  /**
-   * The metrics of all tokens so far. `explained_variance_per_token` measures from the mean of the first 65,536 tokens
-   * (fewer above width 512), which is exact for evaluations up to that size.
-   */
+  /** The metrics of all tokens so far; refuses tokens without any variance, of which there is nothing to explain. */
   finish(): SaeMetrics {
     const n = this.#rows;
     if (n === 0) throw usageError("metrics: no tokens were added");
-    this.#flush();
     const D = this.width;
     const aroundMean = this.#squaresX - sumOfSquares(this.#sumX) / n;
+    if (!(aroundMean > 0)) {
+      const why = n === 1 ? "one token has no variance" : `all ${n} activations are equal`;
+      throw inputError(`metrics: ${why}, so there is none to explain; measure on more tokens`);
+    }
+    const mean = this.mean();
+    const waiting = this.#waiting.reduce((a, { x, errors }) => a + perToken(x, errors, mean), 0);
     const errorVariance = this.#squaresE - sumOfSquares(this.#sumE) / n;
-    const scalarMean = this.mean().reduce((a, b) => a + b, 0) / D;
-    const aroundScalar = this.mean().reduce((a, m) => a + n * (m - scalarMean) ** 2, aroundMean);
+    const scalarMean = mean.reduce((a, b) => a + b, 0) / D;
+    const aroundScalar = mean.reduce((a, m) => a + n * (m - scalarMean) ** 2, aroundMean);
     const meanSquare = this.#rawX / (n * D);
     let dead = 0;
     for (const count of this.firing) if (count === 0) dead++;
     return {
       tokens: n,
       explained_variance: 1 - this.#squaresE / aroundMean,
-      explained_variance_per_token: this.#perToken / n,
+      explained_variance_per_token: (this.#perToken + waiting) / n,
       explained_variance_variance_ratio: 1 - errorVariance / aroundMean,
       explained_variance_scalar_mean: 1 - this.#squaresE / aroundScalar,
       explained_variance_mean_of_squares: 1 - this.#squaresE / n / (this.#rawX / n - meanSquare ** 2),
@@ -217,6 +201,18 @@ export class MetricsAccumulator {
       dead_fraction: dead / this.features,
     };
   }
+}
+
+/** Σ over tokens of 1 − ‖e‖² / ‖x − mean‖². */
+function perToken(x: Float32Array, errors: Float64Array, mean: Float64Array): number {
+  const D = mean.length;
+  let total = 0;
+  for (let r = 0; r < errors.length; r++) {
+    let squares = 0;
+    for (let d = 0; d < D; d++) squares += (x[r * D + d] - mean[d]) ** 2;
+    total += 1 - errors[r] / Math.max(squares, 1e-30);
+  }
+  return total;
 }
 
 function sumOfSquares(values: Float64Array): number {

@@ -127,38 +127,45 @@ export interface Histogram {
   /** Bin edges, ascending, one more than counts. */
   readonly edges: number[];
   readonly counts: number[];
-  /** Values below the first edge (zeros included, for logarithmic bins) and above the last. */
+  /** Values below the first edge and above the last. */
   readonly below: number;
   readonly above: number;
 }
 
 /** Equal bins on [low, high]; the last bin includes its upper edge. */
-export function histogram(values: Numbers, { low, high, bins }: { low: number; high: number; bins: number }) {
-  const edges = Array.from({ length: bins + 1 }, (_, i) => low + ((high - low) * i) / bins);
-  return count(values, edges, (v) => ((v - low) / (high - low)) * bins);
-}
-
-/** Bins equal in log10 between two positive numbers. */
-export function logHistogram(
+export function histogram(
   values: Numbers,
   { low, high, bins }: { low: number; high: number; bins: number },
 ): Histogram {
-  const a = Math.log10(low);
-  const b = Math.log10(high);
-  const edges = Array.from({ length: bins + 1 }, (_, i) => 10 ** (a + ((b - a) * i) / bins));
-  return count(values, edges, (v) => ((Math.log10(v) - a) / (b - a)) * bins);
-}
-
-function count(values: Numbers, edges: number[], place: (value: number) => number): Histogram {
-  const bins = edges.length - 1;
+  const edges = Array.from({ length: bins + 1 }, (_, i) => low + ((high - low) * i) / bins);
   const counts = new Array<number>(bins).fill(0);
   let below = 0;
   let above = 0;
   for (let i = 0; i < values.length; i++) {
     const v = values[i];
-    if (!(v >= edges[0])) below++;
-    else if (v > edges[bins]) above++;
-    else counts[Math.max(0, Math.min(bins - 1, Math.floor(place(v))))]++;
+    if (!(v >= low)) below++;
+    else if (v > high) above++;
+    else counts[Math.min(bins - 1, Math.floor(((v - low) / (high - low)) * bins))]++;
   }
   return { edges, counts, below, above };
+}
+
+/** Densities by decade: `edges` are log10 of the share of tokens, one more than `counts`, whose bins include their lower edge. */
+export interface DensityHistogram {
+  readonly edges: readonly number[];
+  readonly counts: readonly number[];
+  /** Features that never fired; they have no place on a logarithmic axis. */
+  readonly never: number;
+}
+
+/** Histogram of log10 of the densities [F] (shares of tokens), over whole decades cut into `binsPerDecade`. */
+export function densityHistogram(densities: Numbers, binsPerDecade = 8): DensityHistogram {
+  const logs = Array.from(densities, (d) => Math.log10(d)).filter(Number.isFinite);
+  const low = logs.length === 0 ? -4 : Math.floor(logs.reduce((a, b) => Math.min(a, b)));
+  const high = Math.max(low + 1, logs.length === 0 ? 0 : Math.ceil(logs.reduce((a, b) => Math.max(a, b))));
+  const bins = (high - low) * binsPerDecade;
+  const counts = new Array<number>(bins).fill(0);
+  for (const log of logs) counts[Math.min(bins - 1, Math.floor((log - low) * binsPerDecade))]++;
+  const edges = Array.from({ length: bins + 1 }, (_, i) => low + i / binsPerDecade);
+  return { edges, counts, never: densities.length - logs.length };
 }

@@ -125,6 +125,20 @@ test("an SAE of another width, point or model is refused", async () => {
   await refused(train(sae, ["--activations", foreign]), 2, /source\.model_name "tiny" instead of "other"/);
 });
 
+test("options of reading text are refused by name where the activations come from disk", async () => {
+  const from = ["--sae", sae, "--activations", acts];
+  await refused(evaluate([...from, "--context", "8"]), 2, /--context: only for --model and --text/);
+  await refused(
+    evaluate([...from, "--field", "body", "--split", "all"]),
+    2,
+    /--field, --split: only for --model/,
+  );
+});
+
+test("fewer than two tokens are not measured", async () => {
+  await refused(evaluate(["--sae", sae, "--activations", acts, "--tokens", "1"]), 2, /--tokens 1: .*>=2/);
+});
+
 test("sources that contradict each other or are missing are wrong usage", async () => {
   await refused(train(folder("x"), ["--activations", acts, ...live()]), 2, /--activations stands alone/);
   await refused(train(folder("x"), ["--model", model]), 2, /--model, --text and --hook together/);
@@ -259,9 +273,9 @@ test("a NaN among the activations is named before it spoils a training or a meas
     Buffer.from(bytes.toString().replace(/"model_hash": ".*"/, '"model_hash": "sha256:0"')),
   );
   await refused(
-    evaluate(["--sae", untied, "--activations", store]),
+    evaluate(["--sae", untied, "--activations", store, "--tokens", "300"]),
     1,
-    /nan: row 77 of the activations holds NaN at dimension 5/,
+    /row 77 .*holds NaN at dimension 5/,
   );
 });
 

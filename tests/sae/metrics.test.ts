@@ -207,6 +207,23 @@ test("a constant error does not hide from R2", () => {
   assert.ok(m.explained_variance < 1);
 });
 
+test("the per-token form measures from the mean of all tokens, however late it shows itself", () => {
+  const rows = 70_000; // 0, 1, 0, 1 … in the first nine tenths, then around 100
+  const x = Float32Array.from({ length: rows }, (_, i) => (i % 2) + (i < 0.9 * rows ? 0 : 100));
+  const recon = x.map((v) => v + 0.5);
+  const mean = x.reduce((a, b) => a + b, 0) / rows;
+  const expected = x.reduce((a, v) => a + 1 - 0.25 / (v - mean) ** 2, 0) / rows;
+  const kept = new MetricsAccumulator(1, 1);
+  const told = new MetricsAccumulator(1, 1, { mean: Float64Array.of(mean) });
+  for (let at = 0; at < rows; at += 3000) {
+    for (const metrics of [kept, told])
+      metrics.addReconstruction(x.slice(at, at + 3000), recon.slice(at, at + 3000));
+  }
+  close(kept.finish().explained_variance_per_token, expected, "inputs kept", 1e-9);
+  close(told.finish().explained_variance_per_token, expected, "mean given", 1e-9);
+  close(kept.finish().explained_variance_per_token, expected, "asked twice", 1e-9);
+});
+
 test("a mean of a million does not drown the variance", () => {
   const rng = new Rng(1);
   const x = rng.fillNormal(new Float32Array(2000), 1e6, 64);
@@ -221,15 +238,14 @@ test("a mean of a million does not drown the variance", () => {
   close(shifted.finish().explained_variance, centred.finish().explained_variance, "R2", 1e-9);
 });
 
-test("the density histogram counts silent features below its first bin", () => {
+test("the density histogram counts silent features apart", () => {
   const metrics = new MetricsAccumulator(1, 3);
   metrics.addReconstruction(Float32Array.of(1, 2, 3, 4), Float32Array.of(1, 2, 3, 4));
   metrics.addCodes({ values: Float32Array.of(1, 2, 0, 3), indices: Int32Array.of(0, 0, 2, 0) });
-  const { counts, below, above, edges } = metrics.densityHistogram(7);
-  assert.equal(below, 2);
-  assert.equal(above, 0);
-  assert.deepEqual(counts, [0, 0, 0, 0, 0, 0, 1]);
-  assert.equal(edges.length, 8);
+  const { counts, never, edges } = metrics.densityHistogram(2);
+  assert.equal(never, 2);
+  assert.deepEqual(edges, [-1, -0.5, 0]);
+  assert.deepEqual(counts, [0, 1]);
 });
 
 test("loss recovered is the share of the damage of an ablation that the SAE avoids", () => {
@@ -250,4 +266,11 @@ test("metrics refuse rows of another width and no rows at all", () => {
   assert.throws(() => metrics.addReconstruction(new Float32Array(4), new Float32Array(4)), /width 3/);
   assert.throws(() => metrics.addReconstruction(new Float32Array(3), new Float32Array(6)), SluiceError);
   assert.throws(() => metrics.finish(), /no tokens/);
+  assert.throws(() => new MetricsAccumulator(3, 2, { mean: new Float64Array(2) }), /a mean of 2 numbers/);
+});
+
+test("one token, or tokens that are all equal, have no variance to explain", () => {
+  const same = (rows: number) => measure(new Array(rows).fill([3, 4]), new Array(rows).fill([3, 5]));
+  assert.throws(() => same(1), /one token has no variance, so there is none to explain/);
+  assert.throws(() => same(5), /all 5 activations are equal/);
 });

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import {
   ColumnMoments,
+  densityHistogram,
   histogram,
-  logHistogram,
   Moments,
   mean,
   median,
@@ -71,9 +71,11 @@ test("histograms count every value once", () => {
     below: 2,
     above: 1,
   });
-  const log = logHistogram([0, 1e-4, 1e-3, 0.5, 1], { low: 1e-4, high: 1, bins: 4 });
-  assert.deepEqual(log.counts, [1, 1, 0, 2]);
-  assert.equal(log.below, 1);
-  assert.equal(log.edges.length, 5);
-  near(log.edges[2], 1e-2);
+});
+
+test("the density histogram covers whole decades and keeps silent features apart", () => {
+  const { edges, counts, never } = densityHistogram([0, 0, 0.001, 0.05, 0.5, 1], 1);
+  assert.deepEqual(edges, [-3, -2, -1, 0]);
+  assert.deepEqual(counts, [1, 1, 2]);
+  assert.equal(never, 2);
 });

@@ -6,13 +6,22 @@ import {
   evaluateOnModel,
   evaluateOnStore,
   type SaeEvalOptions,
+  type SaeEvalPart,
   type SaeEvaluation,
 } from "../../recipes/index.ts";
 import { disposeSae, loadSae, type Sae } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  refuseLiveFlags,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const schema = z.object({
   sae: z.string().describe("SAE folder (SAELens layout)"),
@@ -24,7 +33,13 @@ const schema = z.object({
   ...textFields("heldout"),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   k: count().optional().describe("active features per token [the SAE's own]"),
-  tokens: count().default(100_000).describe("most tokens to measure"),
+  tokens: z
+    .number()
+    .int()
+    .min(2)
+    .default(100_000)
+    .describe("most tokens to measure; where there are more, windows (or blocks of --activations) are drawn"),
+  seed: z.number().int().min(0).default(0).describe("seed of that draw"),
   ...deviceFields,
 });
 type Options = z.output<typeof schema>;
@@ -35,7 +50,9 @@ export const saeEval = defineCommand({
   description:
     "On harvested activations: explained variance (pooled R² = 1 - Σ‖x - x̂‖² / Σ‖x - x̄‖²), MSE, cosine, L0 and the " +
     "share of features that never fired. With --model and --text (held-out documents by default) also the model's " +
-    "cross-entropy and KL with the SAE spliced in, and loss recovered against zero and against mean ablation.",
+    "cross-entropy and KL with the SAE spliced in, and loss recovered against zero and against mean ablation. --json also " +
+    "has density_histogram: counts of features by log10 of the share of tokens on which they fire (edges: one more than " +
+    "counts), and never: those that did not fire.",
   schema,
   examples: [
     "sluice sae eval --sae out/sae --activations acts --json",
@@ -47,32 +64,49 @@ export const saeEval = defineCommand({
       if (activations !== undefined && (model !== undefined || text !== undefined)) {
         throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
       }
+      if (activations !== undefined) refuseLiveFlags(context);
       if (activations === undefined && (model === undefined || text === undefined)) {
         throw usageError("the SAE is measured on --activations DIR, or on --model and --text together");
       }
       const { sae, warnings } = await loadSae(device, options.sae);
       for (const warning of warnings) context.log(warning);
       try {
-        const { metrics, splice } = await evaluate(device, sae, options, context);
+        const { metrics, splice, accumulator } = await evaluate(device, sae, options, context);
         const json = { sae: options.sae, ...metrics, ...splice };
-        return { json, text: table(json) };
+        return {
+          json: { ...json, density_histogram: accumulator.densityHistogram() },
+          text: table(json),
+        };
       } finally {
         disposeSae(sae);
       }
     }),
 });
 
-function evaluate(
+async function evaluate(
   device: Device,
   sae: Sae,
   options: Options,
   context: CommandContext,
 ): Promise<SaeEvaluation> {
-  const { activations, tokens, k } = options;
-  const shared = { tokens, k, signal: context.signal, onProgress: evalProgress(context) };
-  if (activations !== undefined) {
-    return evaluateOnStore(device, sae, { folder: activations, hook: options.hook }, shared);
-  }
+  const { activations, tokens, seed, k } = options;
+  const { onProgress, finish } = evalProgress(context);
+  const shared = { tokens, seed, k, signal: context.signal, onProgress };
+  const found =
+    activations !== undefined
+      ? await evaluateOnStore(device, sae, { folder: activations, hook: options.hook }, shared)
+      : await evaluateLive(device, sae, options, context, shared);
+  finish();
+  return found;
+}
+
+function evaluateLive(
+  device: Device,
+  sae: Sae,
+  options: Options,
+  context: CommandContext,
+  shared: SaeEvalOptions,
+): Promise<SaeEvaluation> {
   const { model = "", text = [] } = options; // given: checked above
   const hook = options.hook ?? sae.metadata.hook_name;
   if (typeof hook !== "string") {
@@ -85,16 +119,26 @@ function evaluate(
   );
 }
 
-const LABELS = { activations: "measuring reconstructions", model: "measuring the model" } as const;
+const LABELS: Record<SaeEvalPart, string> = {
+  mean: "taking the mean",
+  activations: "measuring reconstructions",
+  model: "measuring the model",
+};
 
 /** One line for each part of the evaluation. */
-function evalProgress(context: CommandContext): SaeEvalOptions["onProgress"] {
-  const lines: Partial<Record<keyof typeof LABELS, Progress>> = {};
-  return ({ part, tokens, total }) => {
-    lines[part] ??= context.progress({ label: LABELS[part], unit: "tokens", total });
-    lines[part].update(tokens);
-    if (tokens >= total) lines[part].finish();
+function evalProgress(context: CommandContext) {
+  let line: Progress | undefined;
+  let current: SaeEvalPart | undefined;
+  const finish = (): void => line?.finish();
+  const onProgress: SaeEvalOptions["onProgress"] = ({ part, tokens, total }) => {
+    if (part !== current) {
+      finish();
+      line = context.progress({ label: LABELS[part], unit: "tokens", total });
+      current = part;
+    }
+    line?.update(tokens);
   };
+  return { onProgress, finish };
 }
 
 function table(json: Readonly<Record<string, unknown>>): string {
