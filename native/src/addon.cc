@@ -7,6 +7,9 @@
 #include <string.h>
 
 #include <mutex>
+#include <new>
+#include <system_error>
+#include <unordered_set>
 
 #include "memory.h"
 #include "pool.h"
@@ -43,6 +46,7 @@ struct Isa {
 
 constexpr int kArgs = 64;
 constexpr int kIsaStride = 1024;
+constexpr int kMostThreads = 4096;
 
 /** Best last. */
 Isa* isas(int* count) {
@@ -78,10 +82,24 @@ int bestIsa() {
   return best;
 }
 
+/** What one JavaScript thread holds; it goes with the thread, whether or not its device was closed. */
 struct Instance {
-  double* args;
-  napi_ref argsRef;
+  double* args = nullptr;
+  napi_ref argsRef = nullptr;
+  std::unordered_set<void*> blocks;
+  std::unordered_set<Pool*> pools;
+
+  ~Instance() {
+    for (Pool* pool : pools) delete pool;
+    for (void* block : blocks) release(block);
+  }
 };
+
+Instance& instanceOf(napi_env env) {
+  void* data = nullptr;
+  napi_get_instance_data(env, &data);
+  return *static_cast<Instance*>(data);
+}
 
 template <int N>
 struct Params {
@@ -130,12 +148,15 @@ napi_value jsAlloc(napi_env env, napi_callback_info info) {
     napi_throw_range_error(env, nullptr, text);
     return nullptr;
   }
+  instanceOf(env).blocks.insert(data);
   return fromAddress(env, data);
 }
 
 napi_value jsFree(napi_env env, napi_callback_info info) {
   Params<1> p(env, info);
-  release(address(env, p.v[0]));
+  void* data = address(env, p.v[0]);
+  if (instanceOf(env).blocks.erase(data)) release(data);
+  else napi_throw_range_error(env, nullptr, "sluice native: free() of an address that alloc() did not give, or twice");
   return nullptr;
 }
 
@@ -180,12 +201,24 @@ napi_value jsCopy(napi_env env, napi_callback_info info) {
 
 napi_value jsCreatePool(napi_env env, napi_callback_info info) {
   Params<1> p(env, info);
-  return fromAddress(env, new Pool(static_cast<int>(number(env, p.v[0]))));
+  double threads = number(env, p.v[0]);
+  try {
+    if (!(threads >= 1 && threads <= kMostThreads)) throw std::bad_alloc();
+    auto* pool = new Pool(static_cast<int>(threads));
+    instanceOf(env).pools.insert(pool);
+    return fromAddress(env, pool);
+  } catch (const std::exception&) {
+    char text[96];
+    snprintf(text, sizeof text, "sluice native: cannot start %.0f threads; ask for fewer", threads);
+    napi_throw_range_error(env, nullptr, text);
+    return nullptr;
+  }
 }
 
 napi_value jsDestroyPool(napi_env env, napi_callback_info info) {
   Params<1> p(env, info);
-  delete static_cast<Pool*>(address(env, p.v[0]));
+  auto* pool = static_cast<Pool*>(address(env, p.v[0]));
+  if (instanceOf(env).pools.erase(pool)) delete pool;
   return nullptr;
 }
 
@@ -238,16 +271,23 @@ napi_value jsKernels(napi_env env, napi_callback_info info) {
 
 napi_value jsCall(napi_env env, napi_callback_info info) {
   Params<2> p(env, info);
-  void* data = nullptr;
-  napi_get_instance_data(env, &data);
+  Instance& instance = instanceOf(env);
   auto* pool = static_cast<Pool*>(address(env, p.v[0]));
   int id = static_cast<int>(number(env, p.v[1])), n;
   Isa* table = isas(&n);
-  if (!pool || id < 0 || id / kIsaStride >= n || id % kIsaStride >= table[id / kIsaStride].registry.count) {
+  if (!instance.pools.count(pool) || id < 0 || id / kIsaStride >= n || id % kIsaStride >= table[id / kIsaStride].registry.count) {
     napi_throw_range_error(env, nullptr, "sluice native: call() of an unknown pool or kernel");
     return nullptr;
   }
-  table[id / kIsaStride].registry.fns[id % kIsaStride](*pool, Args{static_cast<Instance*>(data)->args});
+  const Registry& r = table[id / kIsaStride].registry;
+  try {
+    r.fns[id % kIsaStride](*pool, Args{instance.args});
+  } catch (const NoScratch& lacking) {
+    char text[160];
+    snprintf(text, sizeof text, "%s: no memory for %lld bytes of scratch; use smaller batches or fewer threads",
+             r.names[id % kIsaStride], static_cast<long long>(lacking.bytes));
+    napi_throw_range_error(env, nullptr, text);
+  }
   return nullptr;
 }
 

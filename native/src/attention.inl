@@ -314,7 +314,7 @@ static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_
   if (cap > 0) softcapScores(x, span, cap);
   mask(p, b, r, j0, span, bySegment, -INFINITY, x);
   // A row that sees nothing has lse = -inf; its scores are all masked.
-  const vf shift = vset(lse > kMasked ? lse : 0), dv = vset(delta);
+  const vf shift = vset(lse == -INFINITY ? 0 : lse), dv = vset(delta);
   for (int64_t c = 0; c < span.begin; c += VL) {
     vstore(x + c, vf{});
     vstore(y + c, vf{});
@@ -324,7 +324,7 @@ static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_
     vf ds = e * (vload(y + c) - dv);
     if (cap > 0) {
       const vf u = s * (1.0f / cap);
-      ds = vselect(e > vf{}, ds * (1.0f - u * u), vf{});
+      ds = vselect(e == vf{}, vf{}, ds * (1.0f - u * u));
     }
     vstore(x + c, e);
     vstore(y + c, ds);

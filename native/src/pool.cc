@@ -38,7 +38,11 @@ struct Block {
       if (data) release(data);
       bytes = wanted + wanted / 4;
       data = allocate(bytes);
-      if (!data) abort();
+      if (!data) data = allocate(bytes = wanted);
+      if (!data) {
+        bytes = 0;
+        throw NoScratch{wanted};
+      }
     }
     return data;
   }
@@ -54,6 +58,7 @@ struct Pool::State {
   alignas(64) std::atomic<int64_t> next{0};
   alignas(64) std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false};
+  std::atomic<int64_t> lacking{0};  // bytes of scratch that a task asked for in vain
   int64_t count = 0, grain = 1;
   RangeFn fn = nullptr;
   const void* ctx = nullptr;
@@ -64,11 +69,25 @@ struct Pool::State {
   Block shared[4];
 
   void drain(int worker) {
-    for (;;) {
-      int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
-      if (begin >= count) return;
-      fn(ctx, begin, begin + grain < count ? begin + grain : count, worker);
+    try {
+      for (;;) {
+        int64_t begin = next.fetch_add(grain, std::memory_order_relaxed);
+        if (begin >= count) return;
+        fn(ctx, begin, begin + grain < count ? begin + grain : count, worker);
+      }
+    } catch (const NoScratch& e) {
+      lacking.store(e.bytes);
+      next.store(count, std::memory_order_relaxed);  // the result is lost: nobody begins another chunk
     }
+  }
+
+  void join() {
+    {
+      std::lock_guard<std::mutex> lock(mutex);
+      stop = true;
+    }
+    wake.notify_all();
+    for (auto& t : workers) t.join();
   }
 
   /** Waits for an epoch other than `seen`, spinning first; returns the gate. */
@@ -105,16 +124,17 @@ struct Pool::State {
 Pool::Pool(int threads) : s(new State) {
   if (threads < 1) threads = 1;
   s->scratch = std::vector<Block>(threads);
-  for (int w = 1; w < threads; w++) s->workers.emplace_back([this, w] { s->work(w); });
+  try {
+    for (int w = 1; w < threads; w++) s->workers.emplace_back([this, w] { s->work(w); });
+  } catch (...) {
+    s->join();
+    delete s;
+    throw;
+  }
 }
 
 Pool::~Pool() {
-  {
-    std::lock_guard<std::mutex> lock(s->mutex);
-    s->stop = true;
-  }
-  s->wake.notify_all();
-  for (auto& t : s->workers) t.join();
+  s->join();
   delete s;
 }
 
@@ -142,6 +162,7 @@ void Pool::run(int64_t count, int64_t grain, RangeFn fn, const void* ctx) {
     else std::this_thread::yield();
     g = s->gate.load(std::memory_order_acquire);
   }
+  if (int64_t bytes = s->lacking.exchange(0)) throw NoScratch{bytes};
 }
 
 void* Pool::scratch(int worker, int64_t bytes) { return s->scratch[worker].grow(bytes); }

@@ -11,8 +11,14 @@ namespace sluice {
 /** Computes the indices [begin, end) as thread `worker` (0 is the caller). */
 using RangeFn = void (*)(const void* ctx, int64_t begin, int64_t end, int worker);
 
+/** Thrown by `scratch` and `shared`, and by `run` where a worker met it: there is no memory for that many bytes. */
+struct NoScratch {
+  int64_t bytes;
+};
+
 class Pool {
  public:
+  /** Throws std::system_error when the system starts no more threads. */
   explicit Pool(int threads);
   ~Pool();
   Pool(const Pool&) = delete;
