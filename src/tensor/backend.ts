@@ -1,7 +1,7 @@
 /**
  * What a backend is: memory, and a kernel for every primitive. The table's type comes from the list of ops.
  */
-
+import { usageError } from "../util/errors.ts";
 import type { Op } from "./op.ts";
 import type { OpTable } from "./ops/index.ts";
 import type { DType, Kernel } from "./types.ts";
@@ -33,4 +33,22 @@ export interface Backend {
   read(handle: unknown, byteOffset: number, length: number, dtype: DType): Promise<Uint8Array>;
   /** Releases threads and pooled memory. Buffers still in use become invalid. */
   close(): void;
+}
+
+/** What a backend is after `close`: everything but freeing and closing throws. */
+export function closedBackend({ name, threads, kernels }: Backend): Backend {
+  const refuse = (what: string) => (): never => {
+    throw usageError(`${what}: the ${name} device was closed; close() it only after its last use`);
+  };
+  const refused = Object.keys(kernels).map((op) => [op, refuse(op)]);
+  return {
+    name,
+    threads,
+    kernels: Object.fromEntries(refused) as KernelTable,
+    alloc: refuse("device"),
+    free: () => {},
+    write: refuse("write"),
+    read: async () => refuse("read")(),
+    close: () => {},
+  };
 }

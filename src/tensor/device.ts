@@ -2,8 +2,10 @@
  * A device: a backend, its memory accounting, the stack of scopes and the tape of the gradient being taken.
  * Everything that a computation depends on travels with the tensors through it; there is no global state.
  */
+import { usageError } from "../util/errors.ts";
 import { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "../util/half.ts";
-import type { Backend } from "./backend.ts";
+import { type Backend, closedBackend } from "./backend.ts";
+import { requireExtents } from "./ops/check.ts";
 import { Tape } from "./tape.ts";
 import { Storage, Tensor } from "./tensor.ts";
 import { type DType, describe, ITEM_SIZE, rowMajor, type Shape, sizeOf } from "./types.ts";
@@ -21,8 +23,9 @@ export interface MemoryStats {
 export type Tree = Tensor | number | string | boolean | null | undefined | bigint | object;
 
 export class Device {
-  readonly backend: Backend;
+  #backend: Backend;
   #scopes: Set<Tensor>[] = [];
+  readonly #storages = new Set<Storage>();
   #tape: Tape | undefined;
   #tensors = 0;
   #buffers = 0;
@@ -30,7 +33,12 @@ export class Device {
   #peak = 0;
 
   constructor(backend: Backend) {
-    this.backend = backend;
+    this.#backend = backend;
+  }
+
+  /** After `close` one whose every function throws. */
+  get backend(): Backend {
+    return this.#backend;
   }
 
   get name(): string {
@@ -53,8 +61,10 @@ export class Device {
 
   /** A tensor with undefined content. */
   empty(shape: Shape, dtype: DType = "f32"): Tensor {
+    requireExtents("tensor", shape);
     const bytes = Math.max(sizeOf(shape) * ITEM_SIZE[dtype], 1);
     const storage = new Storage(this.backend.alloc(bytes, dtype), bytes);
+    this.#storages.add(storage);
     this.#buffers++;
     this.#bytes += bytes;
     this.#peak = Math.max(this.#peak, this.#bytes);
@@ -67,7 +77,7 @@ export class Device {
    */
   tensor(data: ArrayLike<number>, shape: Shape = [data.length], dtype: DType = "f32"): Tensor {
     if (data.length !== sizeOf(shape)) {
-      throw new Error(`tensor: ${data.length} numbers do not fill [${shape}], which has ${sizeOf(shape)}`);
+      throw usageError(`tensor: ${data.length} numbers do not fill [${shape}], which has ${sizeOf(shape)}`);
     }
     const t = this.empty(shape, dtype);
     this.write(t, data);
@@ -86,8 +96,8 @@ export class Device {
 
   /** Overwrites a contiguous tensor with row-major numbers of the same count. */
   write(t: Tensor, data: ArrayLike<number>): void {
-    if (data.length !== t.size) throw new Error(`write: ${data.length} numbers into ${describe(t)}`);
-    if (!t.isContiguous || t.offset !== 0) throw new Error(`write: ${describe(t)} is a view`);
+    if (data.length !== t.size) throw usageError(`write: ${data.length} numbers into ${describe(t)}`);
+    if (!t.isContiguous || t.offset !== 0) throw usageError(`write: ${describe(t)} is a view`);
     const encoded = encode(data, t.dtype);
     this.backend.write(
       t.handle,
@@ -119,7 +129,7 @@ export class Device {
     try {
       const result = fn();
       if (result instanceof Promise) {
-        throw new Error("scope: the function is async; tensors made after an await would escape the scope");
+        throw usageError("scope: the function is async; tensors made after an await would escape the scope");
       }
       survivors = tensorsIn(result);
       return result;
@@ -152,7 +162,7 @@ export class Device {
     fn: () => T,
     params: readonly Tensor[],
   ): { value: T; grads: (Tensor | undefined)[] } {
-    if (this.#tape) throw new Error("valueAndGrad: a gradient is being taken already; it cannot be nested");
+    if (this.#tape) throw usageError("valueAndGrad: a gradient is being taken already; it cannot be nested");
     return this.scope(() => {
       const tape = new Tape(params);
       this.#tape = tape;
@@ -163,11 +173,11 @@ export class Device {
         this.#tape = undefined;
       }
       if (value instanceof Promise) {
-        throw new Error("valueAndGrad: the function is async; what it does after an await is not recorded");
+        throw usageError("valueAndGrad: the function is async; what it does after an await is not recorded");
       }
       const loss = value instanceof Tensor ? value : value.loss;
       if (loss.size !== 1) {
-        throw new Error(`valueAndGrad: the loss is ${describe(loss)}, expected a single number`);
+        throw usageError(`valueAndGrad: the loss is ${describe(loss)}, expected a single number`);
       }
       const returned = tensorsIn(value);
       const scope = this.#scopes.at(-1);
@@ -204,15 +214,22 @@ export class Device {
   drop(t: Tensor, storage: Storage): void {
     this.#tensors--;
     this.release(t);
-    if (--storage.refs > 0) return;
-    this.#buffers--;
-    this.#bytes -= storage.bytes;
-    this.backend.free(storage.handle, storage.bytes);
+    if (--storage.refs === 0) this.#free(storage);
   }
 
-  /** Releases the backend. */
+  #free(storage: Storage): void {
+    if (!this.#storages.delete(storage)) return; // freed by `close`
+    this.#buffers--;
+    this.#bytes -= storage.bytes;
+    this.#backend.free(storage.handle, storage.bytes);
+  }
+
+  /** Frees all buffers and releases the backend: whatever still uses a tensor throws. A second call does nothing. */
   close(): void {
-    this.backend.close();
+    for (const storage of this.#storages) this.#free(storage);
+    const open = this.#backend;
+    this.#backend = closedBackend(open);
+    open.close();
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * Runs one op: checks, allocates, calls the kernel (or the decomposition) and records it on the tape.
  */
+import { usageError } from "../util/errors.ts";
 import type { Device } from "./device.ts";
 import type { Op } from "./op.ts";
 import type { Tensor } from "./tensor.ts";
@@ -10,18 +11,19 @@ import { cast, contiguous } from "./views.ts";
 /** Runs `op` on tensors of one device. `device` is needed only when there are no inputs. */
 export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, device?: Device): Tensor[] {
   const home = device ?? deviceOf(op.name, inputs);
+  checkCount(op, inputs);
   checkTypes(op, inputs);
   const types = op.infer(inputs, attrs);
   const kernel = (home.backend.kernels as Readonly<Record<string, Kernel<A> | undefined>>)[op.name];
   if (!kernel) {
     if (!op.decompose)
-      throw new Error(`${op.name}: the ${home.name} backend has no kernel for this primitive`);
+      throw usageError(`${op.name}: the ${home.name} backend has no kernel for this primitive`);
     const { decompose } = op;
     return home.scope(() => decompose(inputs, attrs));
   }
   for (const i of op.mutates ?? []) {
     if (home.tape?.tracks(inputs[i])) {
-      throw new Error(
+      throw usageError(
         `${op.name}: input ${i}, ${describe(inputs[i])}, takes part in the gradient being taken and cannot be overwritten`,
       );
     }
@@ -42,13 +44,20 @@ export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, devi
   return outputs;
 }
 
+/** A kernel finds its outputs behind its inputs. */
+function checkCount<A>(op: Op<A>, inputs: readonly Tensor[]): void {
+  if (op.variadic || op.cases.some((c) => c.inputs.length === inputs.length)) return;
+  const counts = [...new Set(op.cases.map((c) => c.inputs.length))].join(" or ");
+  throw usageError(`${op.name}: ${inputs.length} inputs, expected ${counts}`);
+}
+
 /** Indices must be i32 and numbers floats: a kernel would misread the bits. */
 function checkTypes<A>(op: Op<A>, inputs: readonly Tensor[]): void {
   if (op.anyType) return;
   for (let i = 0; i < inputs.length; i++) {
     const whole = inputs[i].dtype === "i32";
     if (whole !== (op.ints?.includes(i) ?? false)) {
-      throw new Error(
+      throw usageError(
         `${op.name}: input ${i} is ${describe(inputs[i])}, expected ${whole ? "floats" : "i32"}; cast() it first`,
       );
     }
@@ -81,7 +90,7 @@ function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor 
     op.accepts ? op.accepts(x, index) : x.isContiguous && (x.dtype === "f32" || x.dtype === "i32");
   if (accepted(t)) return t;
   if (op.mutates?.includes(index)) {
-    throw new Error(
+    throw usageError(
       `${op.name}: input ${index}, ${describe(t)}, is written in place and must be contiguous f32`,
     );
   }
@@ -96,10 +105,10 @@ function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor 
 
 function deviceOf(name: string, inputs: readonly Tensor[]): Device {
   const home = inputs[0]?.device;
-  if (!home) throw new Error(`${name}: no inputs and no device`);
+  if (!home) throw usageError(`${name}: no inputs and no device`);
   for (const t of inputs) {
     if (t.device !== home) {
-      throw new Error(
+      throw usageError(
         `${name}: inputs live on different devices (${home.name}, ${t.device.name}); copy one over first`,
       );
     }

@@ -54,6 +54,8 @@ export interface Op<A> {
   readonly mutates?: readonly number[];
   /** Positions of the inputs that must be i32. The others must be floats, unless `anyType`. */
   readonly ints?: readonly number[];
+  /** Takes any number of inputs. The others take as many as one of their cases. */
+  readonly variadic?: boolean;
   /** Moves elements without looking at them: every dtype goes. */
   readonly anyType?: boolean;
   /** Whether kernels take this input as it is; the default is contiguous f32 or i32. Others are copied first. */

@@ -1,6 +1,7 @@
 /**
  * A tensor: a typed, strided window on a buffer of one device. Views share the buffer; the last one frees it.
  */
+import { usageError } from "../util/errors.ts";
 import type { Device } from "./device.ts";
 import { type DType, describe, ITEM_SIZE, isContiguous, type Shape, sizeOf } from "./types.ts";
 
@@ -64,7 +65,7 @@ export class Tensor {
   /** The shared buffer. Throws after `dispose`. */
   get storage(): Storage {
     if (!this.#storage) {
-      throw new Error(
+      throw usageError(
         `tensor: ${describe(this)} was disposed; keep() it, or return it from its scope, to use it later`,
       );
     }
@@ -90,19 +91,19 @@ export class Tensor {
   async floats(): Promise<Float32Array> {
     const data = await this.data();
     if (data instanceof Float32Array) return data;
-    throw new Error(`floats: the tensor is ${describe(this)}; use ints()`);
+    throw usageError(`floats: the tensor is ${describe(this)}; use ints()`);
   }
 
   /** All elements of an i32 tensor. */
   async ints(): Promise<Int32Array> {
     const data = await this.data();
     if (data instanceof Int32Array) return data;
-    throw new Error(`ints: the tensor is ${describe(this)}; use floats()`);
+    throw usageError(`ints: the tensor is ${describe(this)}; use floats()`);
   }
 
   /** The only element. */
   async item(): Promise<number> {
-    if (this.size !== 1) throw new Error(`item: ${describe(this)} has ${this.size} elements, expected 1`);
+    if (this.size !== 1) throw usageError(`item: ${describe(this)} has ${this.size} elements, expected 1`);
     return (await this.data())[0];
   }
 

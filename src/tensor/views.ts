@@ -1,10 +1,12 @@
 /**
  * Windows on the same buffer: no number moves. Also the two copies that views need, `contiguous` and `cast`.
  */
+import { usageError } from "../util/errors.ts";
 import { dispatch } from "./dispatch.ts";
+import { requireExtents } from "./ops/check.ts";
 import { castOp, contiguousOp, expandGrad, unsliceOp } from "./ops/shape.ts";
 import { Tensor } from "./tensor.ts";
-import { type DType, describe, isContiguous, rowMajor, type Shape, sizeOf } from "./types.ts";
+import { type DType, describe, rowMajor, type Shape, sizeOf } from "./types.ts";
 
 /** A second handle on the same elements. */
 export function alias(x: Tensor): Tensor {
@@ -30,8 +32,8 @@ export function cast(x: Tensor, dtype: DType): Tensor {
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const known = shape.reduce((n, d) => (d === -1 ? n : n * d), 1);
   const full = shape.map((d) => (d === -1 ? x.size / Math.max(known, 1) : d));
-  if (sizeOf(full) !== x.size || full.some((d) => !Number.isInteger(d))) {
-    throw new Error(`reshape: ${describe(x)} has ${x.size} elements, which do not fill [${shape}]`);
+  if (sizeOf(full) !== x.size || full.some((d) => !(Number.isInteger(d) && d >= 0))) {
+    throw usageError(`reshape: ${describe(x)} has ${x.size} elements, which do not fill [${shape}]`);
   }
   const dense = contiguous(x);
   const y = new Tensor(x.device, dense.storage, x.dtype, full, rowMajor(full), dense.offset);
@@ -42,9 +44,9 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 /** Axes in a new order. */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
-  const seen = new Set(axes);
-  if (axes.length !== x.rank || seen.size !== x.rank || axes.some((a) => a < 0 || a >= x.rank)) {
-    throw new Error(`permute: [${axes}] is not an order of the ${x.rank} axes of ${describe(x)}`);
+  const order = axes.length === x.rank && x.shape.every((_, a) => axes.includes(a));
+  if (!order) {
+    throw usageError(`permute: [${axes}] is not an order of the ${x.rank} axes of ${describe(x)}`);
   }
   const y = new Tensor(
     x.device,
@@ -62,18 +64,19 @@ export function permute(x: Tensor, axes: readonly number[]): Tensor {
 /** The last two axes swapped. */
 export function transpose(x: Tensor): Tensor {
   const n = x.rank;
-  if (n < 2) throw new Error(`transpose: ${describe(x)} has no two axes`);
+  if (n < 2) throw usageError(`transpose: ${describe(x)} has no two axes`);
   return permute(x, [...Array.from({ length: n - 2 }, (_, i) => i), n - 1, n - 2]);
 }
 
 /** Elements from `starts` (inclusive) on, `sizes` of them along each axis. */
 export function slice(x: Tensor, starts: readonly number[], sizes: readonly number[]): Tensor {
+  requireExtents("slice", sizes);
   if (starts.length !== x.rank || sizes.length !== x.rank) {
-    throw new Error(`slice: [${starts}] + [${sizes}] must name every axis of ${describe(x)}`);
+    throw usageError(`slice: [${starts}] + [${sizes}] must name every axis of ${describe(x)}`);
   }
   for (let a = 0; a < x.rank; a++) {
-    if (!(starts[a] >= 0 && sizes[a] >= 0 && starts[a] + sizes[a] <= x.shape[a])) {
-      throw new Error(`slice: [${starts}] + [${sizes}] leaves ${describe(x)} on axis ${a}`);
+    if (!(Number.isInteger(starts[a]) && starts[a] >= 0 && starts[a] + sizes[a] <= x.shape[a])) {
+      throw usageError(`slice: [${starts}] + [${sizes}] leaves ${describe(x)} on axis ${a}`);
     }
   }
   const offset = starts.reduce((at, s, a) => at + s * x.strides[a], x.offset);
@@ -86,16 +89,12 @@ export function slice(x: Tensor, starts: readonly number[], sizes: readonly numb
 
 /** Extents of 1 repeated, and new leading axes, up to `shape`; no copy. */
 export function expand(x: Tensor, shape: Shape): Tensor {
+  requireExtents("expand", shape);
   const lead = shape.length - x.rank;
   const fits = lead >= 0 && x.shape.every((d, i) => d === shape[lead + i] || d === 1);
-  if (!fits) throw new Error(`expand: ${describe(x)} cannot be repeated to [${shape}]`);
+  if (!fits) throw usageError(`expand: ${describe(x)} cannot be repeated to [${shape}]`);
   const strides = shape.map((d, i) => (i < lead || x.shape[i - lead] !== d ? 0 : x.strides[i - lead]));
   const y = new Tensor(x.device, x.storage, x.dtype, [...shape], strides, x.offset);
   x.device.tape?.record("expand", [x], [y], ([g]) => [g && expandGrad(g, x.shape)]);
   return y;
-}
-
-/** True when `x` is row-major; exported for kernels' input rules. */
-export function isRowMajor(x: Tensor): boolean {
-  return isContiguous(x.shape, x.strides);
 }

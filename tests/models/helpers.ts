@@ -5,15 +5,16 @@ import assert from "node:assert/strict";
 import { createTransformer, type ModelSpec, type Transformer } from "../../src/models/index.ts";
 import { type BackendName, createDevice, type Device, type Tensor } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
+import { usable } from "../native.ts";
 
-export const BACKENDS: readonly BackendName[] = ["ref", "native"];
+export { BACKENDS } from "../native.ts";
 
 /** Runs `body` on a device and checks that it leaves no tensor behind. */
 export async function withDevice(
   backend: BackendName,
   body: (device: Device) => Promise<void>,
 ): Promise<void> {
-  const device = await createDevice({ backend, threads: 2 });
+  const device = await createDevice({ backend: usable(backend), threads: 2 });
   try {
     await body(device);
     assert.equal(device.memory().tensors, 0, "tensors were leaked");

@@ -11,6 +11,7 @@ import {
 } from "../../src/sae/index.ts";
 import { createDevice, type Device } from "../../src/tensor/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
+import { nativeMissing } from "../native.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { arraySource, BACKENDS, syntheticRows, withDevice } from "./helpers.ts";
 
@@ -163,7 +164,7 @@ for (const backend of BACKENDS) {
     }));
 }
 
-test("native: the number of threads does not change a bit", async () => {
+test("native: the number of threads does not change a bit", { skip: nativeMissing }, async () => {
   const run = async (threads: number) => {
     const device = await createDevice({ backend: "native", threads });
     const { params } = await train(device, options());

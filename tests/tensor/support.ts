@@ -6,7 +6,6 @@ import assert from "node:assert/strict";
 import { after } from "node:test";
 import type { Backend, KernelTable } from "../../src/tensor/backend.ts";
 import { Device } from "../../src/tensor/device.ts";
-import { loadAddon } from "../../src/tensor/native/addon.ts";
 import { nativeBackend } from "../../src/tensor/native/backend.ts";
 import type { CaseInput, Op, OpCase } from "../../src/tensor/op.ts";
 import { type OpName, ops } from "../../src/tensor/ops/index.ts";
@@ -16,6 +15,7 @@ import { type Dense, type DType, rowMajor, type Shape, sizeOf } from "../../src/
 import { contiguous, expand, permute, reshape, slice } from "../../src/tensor/views.ts";
 import { bf16BitsToF32, f16BitsToF32, f32ToBf16Bits, f32ToF16Bits } from "../../src/util/half.ts";
 import { Rng } from "../../src/util/rng.ts";
+import { nativeMissing } from "../native.ts";
 
 export type AnyOp = Op<unknown>;
 export interface Case extends OpCase<unknown> {
@@ -197,15 +197,7 @@ export function withoutFused(backend: Backend): Backend {
   return { ...backend, name: `${backend.name} decomposed`, kernels: kernels as unknown as KernelTable };
 }
 
-/** Why the native backend cannot run here; undefined where it can. */
-export const nativeMissing = ((): string | undefined => {
-  try {
-    loadAddon();
-    return undefined;
-  } catch (error) {
-    return (error as Error).message;
-  }
-})();
+export { nativeMissing };
 
 export const backends: Readonly<Record<string, () => Backend>> = {
   ref: () => refBackend(),

@@ -4,8 +4,9 @@
  */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { SluiceError } from "../../util/errors.ts";
 
 /** What the compiled addon exports. */
 export interface Addon {
@@ -45,6 +46,11 @@ function packageRoot(): string | undefined {
   }
 }
 
+/** How to build the kernels: an installed package has none of the scripts of its repository. */
+export function buildCommand(root = packageRoot()): string {
+  return root?.split(sep).includes("node_modules") ? "npm rebuild sluice" : "npm run native";
+}
+
 let loaded: Addon | undefined;
 
 /** The addon of this JavaScript thread; throws with the way out when it was never built. */
@@ -63,8 +69,9 @@ export function loadAddon(): Addon {
       reasons.push(String((error as Error).message).split("\n")[0]!);
     }
   }
-  throw new Error(
+  throw new SluiceError(
+    "io",
     `native backend: no compiled kernels for ${process.platform}-${process.arch} (${reasons.join("; ")}). ` +
-      "Build them with `npm run native` (needs a C++17 compiler, make and Python 3), or use the `ref` backend.",
+      `Build them with \`${buildCommand(root)}\` (needs a C++17 compiler, make and Python 3), or use the \`ref\` backend.`,
   );
 }

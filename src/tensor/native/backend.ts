@@ -39,7 +39,7 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
     read: async (handle, byteOffset, length) =>
       new Uint8Array(addon.read((handle as number) + byteOffset, length)),
     close: () => {
-      buffers.clear();
+      buffers.clear(); // a second call finds nothing to free, and the addon no such pool
       addon.destroyPool(pool);
     },
   };

@@ -1,8 +1,9 @@
 /**
  * What the bindings share: addresses, calls through the argument block, and the loop order of strided kernels.
  */
+import { SluiceError, usageError } from "../../util/errors.ts";
 import { ITEM_SIZE, type KernelTensor, type Shape } from "../types.ts";
-import type { Addon } from "./addon.ts";
+import { type Addon, buildCommand } from "./addon.ts";
 
 /** Where the first element lies; 0 for an absent tensor. */
 export function addressOf(t: KernelTensor | undefined): number {
@@ -21,14 +22,17 @@ export function caller(addon: Addon, pool: number, isa?: string): (name: string)
   return (name) => {
     const id = ids[name];
     if (id === undefined) {
-      throw new Error(`native: the addon has no kernel "${name}"; rebuild it with \`npm run native\``);
+      throw new SluiceError(
+        "io",
+        `native: the addon has no kernel "${name}"; rebuild it with \`${buildCommand()}\``,
+      );
     }
     return (...values) => {
       addon.args[STATUS] = 0;
       addon.args.set(values);
       addon.call(pool, id);
       if (addon.args[STATUS] !== 0)
-        throw new Error(`${name}: index ${addon.args[STATUS + 1]} is out of range`);
+        throw usageError(`${name}: index ${addon.args[STATUS + 1]} is out of range`);
     };
   };
 }
@@ -52,6 +56,6 @@ export function loops(shape: Shape, ...operands: (readonly number[])[]): number[
   });
   if (dims.length === 0) return [1, 1, ...operands.map(() => 1)];
   if (dims.length > 16)
-    throw new Error(`native: [${shape}] needs ${dims.length} nested loops, at most 16 are possible`);
+    throw usageError(`native: [${shape}] needs ${dims.length} nested loops, at most 16 are possible`);
   return [dims.length, ...dims, ...strides.flat()];
 }

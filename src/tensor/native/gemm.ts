@@ -2,17 +2,14 @@
  * Bindings of the matrix products: matmul, linear and linearTopK.
  * Letters as in the kernels: C [M, N] = A [M, K] · B [K, N]; B tokens, F features, D width for linearTopK.
  */
-import { ITEM_SIZE, type KernelTensor, sizeOf } from "../types.ts";
+import { type KernelTensor, sizeOf } from "../types.ts";
 import { type Addon, dtypeCode } from "./addon.ts";
+import { addressOf } from "./call.ts";
 
 /** As coded in the argument block. */
 const activationCode = { none: 0, relu: 1, silu: 2, gelu: 3, geluTanh: 4 } as const;
 
 type Activation = keyof typeof activationCode;
-
-function addressOf(t: KernelTensor): number {
-  return (t.handle as number) + t.offset * ITEM_SIZE[t.dtype];
-}
 
 /** Extents and strides of a stack of matrices whose leading axes collapse to one. */
 function stack({ shape, strides }: KernelTensor) {

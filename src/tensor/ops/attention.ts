@@ -2,11 +2,13 @@
  * Attention with grouped queries, token-major: q [B, T, H, Dh], k and v [B, S, G, Dh], H a multiple of G.
  * Head h reads group floor(h / (H / G)); query i stands at key position S - T + i. Kernels keep no [T, S] per head.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { fused, type VjpContext } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, isContiguous, type TensorType } from "../types.ts";
 import { cast, expand, permute, reshape, slice } from "../views.ts";
+import { equalShapes, f32, requireShape } from "./check.ts";
 import { add, div, equal, exp, greater, greaterEqual, log, mul, sub, tanh, where } from "./elementwise.ts";
 import { softmax } from "./lm.ts";
 import { matmul } from "./matmul.ts";
@@ -38,17 +40,22 @@ function sizes(name: string, q: TensorType, k: TensorType, v: TensorType): Sizes
   const fits =
     q.shape.length === 4 &&
     k.shape.length === 4 &&
-    k.shape.every((d, i) => d === v.shape[i]) &&
+    equalShapes(k.shape, v.shape) &&
     k.shape[0] === B &&
     k.shape[3] === Dh &&
     H % G === 0 &&
     S >= T;
   if (!fits) {
-    throw new Error(
+    throw usageError(
       `${name}: q ${describe(q)}, k ${describe(k)}, v ${describe(v)} do not fit; expected [B, T, H, Dh] and [B, S, G, Dh] twice with S >= T and H a multiple of G`,
     );
   }
   return { B, T, H, Dh, S, G };
+}
+
+function checkSegments(name: string, segments: TensorType, { B, T, S }: Pick<Sizes, "B" | "T" | "S">): void {
+  if (S !== T || !equalShapes(segments.shape, [B, T]))
+    throw usageError(`${name}: segments ${describe(segments)} need S = T and shape [${B}, ${T}]`);
 }
 
 interface Scored {
@@ -193,13 +200,8 @@ export const attentionOp = fused<AttentionAttrs>({
   ints: [3],
   infer: ([q, k, v, segments]) => {
     const { B, T, H, S } = sizes("attention", q, k, v);
-    if (segments && (S !== T || segments.shape[0] !== B || segments.shape[1] !== T)) {
-      throw new Error(`attention: segments ${describe(segments)} need S = T and shape [${B}, ${T}]`);
-    }
-    return [
-      { dtype: "f32", shape: q.shape },
-      { dtype: "f32", shape: [B, H, T] },
-    ];
+    if (segments) checkSegments("attention", segments, { B, T, S });
+    return [f32(q.shape), f32([B, H, T])];
   },
   ref: ([q, k, v, segments], [out, lse], attrs) => {
     const { T, H, Dh, S, G } = sizes("attention", asType(q), asType(k), asType(v));
@@ -209,7 +211,10 @@ export const attentionOp = fused<AttentionAttrs>({
       lse.data[(b * H + h) * T + i] = z;
       for (let d = 0; d < Dh; d++) {
         let total = 0;
-        for (let j = 0; j < S; j++) total += Math.exp(scores[j] - z) * v.data[((b * S + j) * G + g) * Dh + d];
+        for (let j = 0; j < S; j++) {
+          if (scores[j] === Number.NEGATIVE_INFINITY) continue; // unseen: whatever stands there does not matter
+          total += Math.exp(scores[j] - z) * v.data[((b * S + j) * G + g) * Dh + d];
+        }
         out.data[((b * T + i) * H + h) * Dh + d] = total;
       }
     });
@@ -256,7 +261,14 @@ function attentionVjp({
 export const attentionGradOp = fused<AttentionAttrs>({
   name: "attentionGrad",
   ints: [6],
-  infer: ([, q, k, v]) => [q, k, v].map((t) => ({ dtype: "f32" as const, shape: t.shape })),
+  infer: ([g, q, k, v, out, lse, segments]) => {
+    const found = sizes("attentionGrad", q, k, v);
+    requireShape("attentionGrad", "dout", g, q.shape);
+    requireShape("attentionGrad", "out", out, q.shape);
+    requireShape("attentionGrad", "lse", lse, [found.B, found.H, found.T]);
+    if (segments) checkSegments("attentionGrad", segments, found);
+    return [f32(q.shape), f32(k.shape), f32(v.shape)];
+  },
   ref: ([g, q, k, v, out, lse, segments], [dq, dk, dv], attrs) => {
     const [, T, H, Dh] = q.shape;
     const [, S, G] = k.shape;
@@ -268,7 +280,7 @@ export const attentionGradOp = fused<AttentionAttrs>({
       let inner = 0;
       for (let d = 0; d < Dh; d++) inner += g.data[at + d] * out.data[at + d];
       for (let j = 0; j < S; j++) {
-        const p = Math.exp(scores[j] - z);
+        const p = scores[j] === Number.NEGATIVE_INFINITY ? 0 : Math.exp(scores[j] - z);
         if (p === 0) continue;
         const from = ((b * S + j) * G + group) * Dh;
         let dp = 0;
@@ -336,19 +348,15 @@ export const attentionCachedOp = fused<CachedAttrs>({
   name: "attentionCached",
   ints: [3],
   infer: ([q, k, v, starts], { length }) => {
-    const P = k.shape[1];
-    sizes(
-      "attentionCached",
-      q,
-      { ...k, shape: [k.shape[0], length, k.shape[2], k.shape[3]] },
-      { ...v, shape: [v.shape[0], length, v.shape[2], v.shape[3]] },
-    );
-    if (length > P || starts.shape[0] !== q.shape[0]) {
-      throw new Error(
+    const { B, T, S: P } = sizes("attentionCached", q, k, v);
+    if (k.dtype !== v.dtype)
+      throw usageError(`attentionCached: k ${describe(k)} and v ${describe(v)} must be of one type`);
+    if (!(Number.isInteger(length) && length >= T && length <= P) || !equalShapes(starts.shape, [B])) {
+      throw usageError(
         `attentionCached: length ${length} in a cache of ${P}, starts ${describe(starts)} for ${describe(q)}`,
       );
     }
-    return [{ dtype: "f32", shape: q.shape }];
+    return [f32(q.shape)];
   },
   accepts: (x, i) =>
     isContiguous(x.shape, x.strides) &&

@@ -2,12 +2,14 @@
  * Elementwise ops. Binary ones broadcast as NumPy does: the functions expand their inputs by views, so that the op
  * itself always sees equal shapes (with strides of 0) and the tape sums the gradient back.
  */
+import { usageError } from "../../util/errors.ts";
 import type { Device } from "../device.ts";
 import { dispatch } from "../dispatch.ts";
 import { type Layout, type OpCase, type PrimitiveOp, primitive } from "../op.ts";
 import { Tensor } from "../tensor.ts";
 import { describe, type Shape, type TensorType } from "../types.ts";
 import { expand } from "../views.ts";
+import { equalShapes, f32, sameShape } from "./check.ts";
 
 type None = Record<string, never>;
 type Unary = PrimitiveOp<None>;
@@ -21,7 +23,7 @@ function unary(
 ): Unary {
   return primitive<None>({
     name,
-    infer: ([x]) => [{ dtype: "f32", shape: x.shape }],
+    infer: ([x]) => [f32(x.shape)],
     ref: ([x], [y]) => {
       for (let i = 0; i < x.data.length; i++) y.data[i] = f(x.data[i]);
     },
@@ -50,12 +52,7 @@ function binary(
   });
   return primitive<None>({
     name,
-    infer: ([a, b]) => {
-      if (a.shape.length !== b.shape.length || a.shape.some((d, i) => d !== b.shape[i])) {
-        throw new Error(`${name}: ${describe(a)} and ${describe(b)} differ in shape`);
-      }
-      return [{ dtype: "f32", shape: a.shape }];
-    },
+    infer: (xs) => [f32(sameShape(name, xs))],
     accepts: f32Only,
     ref: ([a, b], [y]) => {
       for (let i = 0; i < y.data.length; i++) y.data[i] = f(a.data[i], b.data[i]);
@@ -161,14 +158,7 @@ export const equalOp = binary("equal", (a, b) => (a === b ? 1 : 0));
 /** a where cond != 0, else b; equal shapes. */
 export const whereOp: PrimitiveOp<None> = primitive<None>({
   name: "where",
-  infer: ([c, a, b]: readonly TensorType[]) => {
-    for (const other of [a, b]) {
-      if (c.shape.length !== other.shape.length || c.shape.some((d, i) => d !== other.shape[i])) {
-        throw new Error(`where: ${describe(c)}, ${describe(a)} and ${describe(b)} differ in shape`);
-      }
-    }
-    return [{ dtype: "f32", shape: c.shape }];
-  },
+  infer: (xs) => [f32(sameShape("where", xs))],
   ref: ([c, a, b], [y]) => {
     for (let i = 0; i < y.data.length; i++) y.data[i] = c.data[i] !== 0 ? a.data[i] : b.data[i];
   },
@@ -188,14 +178,10 @@ export const whereOp: PrimitiveOp<None> = primitive<None>({
 
 export type Operand = Tensor | number;
 
-function sameShape(a: TensorType, b: TensorType): boolean {
-  return a.shape.length === b.shape.length && a.shape.every((d, i) => d === b.shape[i]);
-}
-
 function homeOf(name: string, a: Operand, b: Operand): Device {
   if (a instanceof Tensor) return a.device;
   if (b instanceof Tensor) return b.device;
-  throw new Error(`${name}: two numbers and no tensor`);
+  throw usageError(`${name}: two numbers and no tensor`);
 }
 
 /** Both operands as tensors of their common shape (NumPy's rule). */
@@ -207,7 +193,7 @@ function pair(name: string, a: Operand, b: Operand): [Tensor, Tensor] {
 }
 
 function repeat(x: Tensor, shape: Shape): Tensor {
-  return sameShape(x, { dtype: x.dtype, shape }) ? x : expand(x, shape);
+  return equalShapes(x.shape, shape) ? x : expand(x, shape);
 }
 
 /** The common shape of two tensors, or an error that shows both. */
@@ -217,7 +203,7 @@ export function broadcast(name: string, a: TensorType, b: TensorType): number[] 
     const x = a.shape[a.shape.length - rank + i] ?? 1;
     const y = b.shape[b.shape.length - rank + i] ?? 1;
     if (x !== y && x !== 1 && y !== 1) {
-      throw new Error(`${name}: ${describe(a)} and ${describe(b)} do not broadcast (${x} against ${y})`);
+      throw usageError(`${name}: ${describe(a)} and ${describe(b)} do not broadcast (${x} against ${y})`);
     }
     return x === 1 ? y : x;
   });
@@ -225,7 +211,7 @@ export function broadcast(name: string, a: TensorType, b: TensorType): number[] 
 
 const one = (op: Unary) => (x: Tensor) => dispatch(op, [x], {})[0];
 const two = (op: PrimitiveOp<None>) => (a: Operand, b: Operand) =>
-  a instanceof Tensor && b instanceof Tensor && sameShape(a, b)
+  a instanceof Tensor && b instanceof Tensor && equalShapes(a.shape, b.shape)
     ? dispatch(op, [a, b], {})[0]
     : homeOf(op.name, a, b).scope(() => dispatch(op, pair(op.name, a, b), {})[0]);
 

@@ -1,22 +1,20 @@
 /**
  * Reading and writing by index. Indices are i32; kernels refuse those out of range.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Dense, describe, isContiguous, sizeOf, type TensorType } from "../types.ts";
+import { type Dense, describe, isContiguous, sizeOf } from "../types.ts";
 import { reshape } from "../views.ts";
+import { equalShapes, requireMatrix } from "./check.ts";
 
 type None = Record<string, never>;
 
 /** The index itself; throws unless 0 <= index < below. */
 export function checkIndex(name: string, index: number, below: number): number {
-  if (index < 0 || index >= below) throw new Error(`${name}: index ${index} is outside [0, ${below})`);
+  if (index < 0 || index >= below) throw usageError(`${name}: index ${index} is outside [0, ${below})`);
   return index;
-}
-
-function matrix(name: string, x: TensorType): void {
-  if (x.shape.length !== 2) throw new Error(`${name}: expected a matrix, got ${describe(x)}`);
 }
 
 /** table [N, ...], indices [...] -> [..., ...]: whole rows, e.g. embeddings. The table may be f16 or bf16. */
@@ -25,7 +23,7 @@ export const gatherRowsOp = primitive<None>({
   ints: [1],
   infer: ([table, indices]) => {
     if (!table.shape.length || indices.dtype !== "i32") {
-      throw new Error(`gatherRows: rows of ${describe(table)} by ${describe(indices)}; indices must be i32`);
+      throw usageError(`gatherRows: rows of ${describe(table)} by ${describe(indices)}; indices must be i32`);
     }
     return [{ dtype: "f32", shape: [...indices.shape, ...table.shape.slice(1)] }];
   },
@@ -58,9 +56,11 @@ export const scatterAddRowsOp = primitive<{ rows: number }>({
   name: "scatterAddRows",
   ints: [1],
   infer: ([src, indices], { rows }) => {
-    matrix("scatterAddRows", src);
+    requireMatrix("scatterAddRows", src);
     if (indices.shape.length !== 1 || indices.shape[0] !== src.shape[0] || indices.dtype !== "i32") {
-      throw new Error(`scatterAddRows: ${describe(src)} needs one i32 index a row, got ${describe(indices)}`);
+      throw usageError(
+        `scatterAddRows: ${describe(src)} needs one i32 index a row, got ${describe(indices)}`,
+      );
     }
     return [{ dtype: "f32", shape: [rows, src.shape[1]] }];
   },
@@ -91,10 +91,10 @@ export const takeLastOp = primitive<None>({
   name: "takeLast",
   ints: [1],
   infer: ([x, indices]) => {
-    matrix("takeLast", x);
-    matrix("takeLast", indices);
+    requireMatrix("takeLast", x);
+    requireMatrix("takeLast", indices);
     if (x.shape[0] !== indices.shape[0]) {
-      throw new Error(`takeLast: ${describe(x)} and ${describe(indices)} differ in rows`);
+      throw usageError(`takeLast: ${describe(x)} and ${describe(indices)} differ in rows`);
     }
     return [{ dtype: "f32", shape: indices.shape }];
   },
@@ -122,9 +122,9 @@ export const scatterLastOp = primitive<{ n: number }>({
   name: "scatterLast",
   ints: [1],
   infer: ([values, indices], { n }) => {
-    matrix("scatterLast", values);
-    if (values.shape.some((d, i) => d !== indices.shape[i])) {
-      throw new Error(`scatterLast: values ${describe(values)} and indices ${describe(indices)} differ`);
+    requireMatrix("scatterLast", values);
+    if (!equalShapes(values.shape, indices.shape)) {
+      throw usageError(`scatterLast: values ${describe(values)} and indices ${describe(indices)} differ`);
     }
     return [{ dtype: "f32", shape: [values.shape[0], n] }];
   },
@@ -164,7 +164,7 @@ export const topkOp = primitive<{ k: number }>({
   infer: ([x], { k }) => {
     const n = x.shape.at(-1) ?? 0;
     if (x.shape.length !== 2 || !(Number.isInteger(k) && k >= 1 && k <= n)) {
-      throw new Error(`topk: k=${k}, but the last axis of [${x.shape}] has ${n}`);
+      throw usageError(`topk: k=${k}, but the last axis of [${x.shape}] has ${n}`);
     }
     return [
       { dtype: "f32", shape: [x.shape[0], k] },

@@ -1,11 +1,13 @@
 /**
  * Fused single passes of a transformer: softmax, RMSNorm, rotary positions, SwiGLU, cross-entropy.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { type FusedOp, fused } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
 import { cast, expand, reshape, slice } from "../views.ts";
+import { equalShapes, f32, requireMatrix, requireShape, sameShape } from "./check.ts";
 import {
   add,
   exp,
@@ -26,10 +28,9 @@ import { concat } from "./shape.ts";
 type None = Record<string, never>;
 const lastAxis = (name: string, x: TensorType): number => {
   const n = x.shape.at(-1);
-  if (!n) throw new Error(`${name}: ${describe(x)} has an empty or no last axis`);
+  if (!n) throw usageError(`${name}: ${describe(x)} has an empty or no last axis`);
   return n;
 };
-const f32 = (shape: readonly number[]): TensorType => ({ dtype: "f32", shape });
 
 /** Runs `f` on each row of the last axis. */
 function eachRow(x: Dense, f: (row: Dense["data"], at: number) => void): void {
@@ -113,7 +114,7 @@ export const rmsNormOp = fused<RmsNormAttrs>({
   infer: ([x, w]) => {
     const n = lastAxis("rmsNorm", x);
     if (w.shape.length !== 1 || w.shape[0] !== n) {
-      throw new Error(`rmsNorm: x ${describe(x)} needs a weight [${n}], got ${describe(w)}`);
+      throw usageError(`rmsNorm: x ${describe(x)} needs a weight [${n}], got ${describe(w)}`);
     }
     return [f32(x.shape), f32(x.shape.slice(0, -1))];
   },
@@ -143,7 +144,12 @@ export const rmsNormOp = fused<RmsNormAttrs>({
 /** With h = g (offset + w): dx = rstd h - x rstd³ mean(h x); dw = Σ g x rstd. */
 export const rmsNormGradOp = fused<{ offset: number }>({
   name: "rmsNormGrad",
-  infer: ([, x, w]) => [f32(x.shape), f32(w.shape)],
+  infer: ([g, x, w, rstd]) => {
+    sameShape("rmsNormGrad", [x, g]);
+    requireShape("rmsNormGrad", "weight", w, [lastAxis("rmsNormGrad", x)]);
+    requireShape("rmsNormGrad", "rstd", rstd, x.shape.slice(0, -1));
+    return [f32(x.shape), f32(w.shape)];
+  },
   ref: ([g, x, w, rstd], [dx, dw], { offset }) => {
     dw.data.fill(0);
     eachRow(x, (row, at) => {
@@ -199,12 +205,12 @@ export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>
     const half = cosTable.shape[1];
     const fits =
       x.shape.length === 4 &&
+      cosTable.shape.length === 2 &&
       2 * half <= x.shape[3] &&
-      sinTable.shape[1] === half &&
-      positions.shape[0] === x.shape[0] &&
-      positions.shape[1] === x.shape[1];
+      equalShapes(sinTable.shape, cosTable.shape) &&
+      equalShapes(positions.shape, x.shape.slice(0, 2));
     if (!fits) {
-      throw new Error(
+      throw usageError(
         `rope: x ${describe(x)}, cos ${describe(cosTable)}, sin ${describe(sinTable)}, positions ${describe(positions)} do not fit; expected [B, T, H, Dh], [P, R/2] twice, [B, T]`,
       );
     }
@@ -276,19 +282,10 @@ export const ropeOp: FusedOp<{ inverse: boolean }> = fused<{ inverse: boolean }>
   ],
 });
 
-function sameShape(name: string, xs: readonly TensorType[]): TensorType {
-  for (const x of xs) {
-    if (x.shape.length !== xs[0].shape.length || x.shape.some((d, i) => d !== xs[0].shape[i])) {
-      throw new Error(`${name}: ${describe(xs[0])} and ${describe(x)} differ in shape`);
-    }
-  }
-  return f32(xs[0].shape);
-}
-
 /** silu(gate) · up */
 export const swigluOp = fused<None>({
   name: "swiglu",
-  infer: (xs) => [sameShape("swiglu", xs)],
+  infer: (xs) => [f32(sameShape("swiglu", xs))],
   ref: ([gate, up], [y]) => {
     for (let i = 0; i < y.data.length; i++)
       y.data[i] = (gate.data[i] / (1 + Math.exp(-gate.data[i]))) * up.data[i];
@@ -304,7 +301,10 @@ export const swigluOp = fused<None>({
 /** With σ = sigmoid(gate): dgate = g up σ (1 + gate (1 - σ)), dup = g gate σ. */
 export const swigluGradOp = fused<None>({
   name: "swigluGrad",
-  infer: (xs) => [sameShape("swigluGrad", xs), sameShape("swigluGrad", xs)],
+  infer: (xs) => {
+    const shape = sameShape("swigluGrad", xs);
+    return [f32(shape), f32(shape)];
+  },
   ref: ([g, gate, up], [dgate, dup]) => {
     for (let i = 0; i < g.data.length; i++) {
       const z = gate.data[i];
@@ -335,10 +335,11 @@ export const softmaxCrossEntropyOp = fused<None>({
       targets.shape[0] !== n ||
       targets.dtype !== "i32"
     ) {
-      throw new Error(
+      throw usageError(
         `softmaxCrossEntropy: logits ${describe(logits)} need i32 targets [${n}], got ${describe(targets)}`,
       );
     }
+    lastAxis("softmaxCrossEntropy", logits);
     return [f32([n]), f32([n])];
   },
   ref: ([logits, targets], [loss, lse]) =>
@@ -378,7 +379,15 @@ export const softmaxCrossEntropyOp = fused<None>({
 export const softmaxCrossEntropyGradOp = fused<None>({
   name: "softmaxCrossEntropyGrad",
   ints: [2],
-  infer: ([, logits]) => [f32(logits.shape)],
+  infer: ([g, logits, targets, lse]) => {
+    requireMatrix("softmaxCrossEntropyGrad", logits);
+    lastAxis("softmaxCrossEntropyGrad", logits);
+    const rows = logits.shape.slice(0, 1);
+    requireShape("softmaxCrossEntropyGrad", "dloss", g, rows);
+    requireShape("softmaxCrossEntropyGrad", "targets", targets, rows);
+    requireShape("softmaxCrossEntropyGrad", "lse", lse, rows);
+    return [f32(logits.shape)];
+  },
   ref: ([g, logits, targets, lse], [d]) =>
     eachRow(logits, (row, at) => {
       const r = at / row.length;

@@ -1,6 +1,7 @@
 /**
  * Matrix products. `linear` is the one that models use: weights stored [N, K], rows are outputs, maybe in 16 bits.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { fused, type Layout, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
@@ -50,7 +51,7 @@ export const matmulOp = primitive<None>({
       rb >= 2 &&
       a.shape[ra - 1] === b.shape[rb - 2] &&
       (rb === 2 || (rb === ra && b.shape.slice(0, -2).every((d, i) => d === a.shape[i])));
-    if (!fits) throw new Error(`matmul: ${describe(a)} · ${describe(b)} do not multiply`);
+    if (!fits) throw usageError(`matmul: ${describe(a)} · ${describe(b)} do not multiply`);
     return [{ dtype: "f32", shape: [...a.shape.slice(0, -1), b.shape[rb - 1]] }];
   },
   accepts: acceptsMatrix,
@@ -143,7 +144,7 @@ export const linearOp = fused<LinearAttrs>({
       w.shape[1] !== K ||
       (bias && (bias.shape.length !== 1 || bias.shape[0] !== w.shape[0]))
     ) {
-      throw new Error(
+      throw usageError(
         `linear: x ${describe(x)} needs w [N, ${K}], got ${describe(w)}${bias ? ` and bias ${describe(bias)}` : ""}`,
       );
     }
@@ -165,7 +166,7 @@ export const linearOp = fused<LinearAttrs>({
   vjp: ({ inputs: [x, w, bias], grads: [g], attrs, needs }) => {
     if (!g) return [];
     if (attrs.activation !== "none")
-      throw new Error(`linear: no gradient through activation ${attrs.activation}`);
+      throw usageError(`linear: no gradient through activation ${attrs.activation}`);
     const rows = reshape(g, [-1, w.shape[0]]);
     return [
       needs[0] ? matmul(g, cast(w, "f32")) : undefined,

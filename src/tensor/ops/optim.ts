@@ -4,7 +4,8 @@
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Dense, describe, type TensorType } from "../types.ts";
+import type { Dense } from "../types.ts";
+import { requireMatrix, sameShape } from "./check.ts";
 
 export interface AdamAttrs {
   readonly lr: number;
@@ -17,14 +18,6 @@ export interface AdamAttrs {
   readonly step: number;
   /** Multiplies the gradient first (clipping, averaging). */
   readonly gradScale: number;
-}
-
-function sameSize(name: string, xs: readonly TensorType[]): void {
-  for (const x of xs) {
-    if (x.shape.length !== xs[0].shape.length || x.shape.some((d, i) => d !== xs[0].shape[i])) {
-      throw new Error(`${name}: ${describe(xs[0])} and ${describe(x)} differ in shape`);
-    }
-  }
 }
 
 function adamStep([p, g, m, v]: readonly Dense[], a: AdamAttrs): void {
@@ -55,7 +48,7 @@ export const adamOp = primitive<AdamAttrs>({
   name: "adam",
   mutates: [0, 2, 3],
   infer: (xs) => {
-    sameSize("adam", xs);
+    sameShape("adam", xs);
     return [];
   },
   ref: (xs, _, attrs) => adamStep(xs, attrs),
@@ -80,8 +73,8 @@ export const adamRowsOp = primitive<AdamRowsAttrs>({
   name: "adamRows",
   mutates: [0, 2, 3],
   infer: (xs) => {
-    sameSize("adamRows", xs);
-    if (xs[0].shape.length !== 2) throw new Error(`adamRows: expected matrices, got ${describe(xs[0])}`);
+    sameShape("adamRows", xs);
+    requireMatrix("adamRows", xs[0]);
     return [];
   },
   ref: ([p, g, m, v], _, attrs) => {
@@ -126,7 +119,7 @@ export const normalizeRowsOp = primitive<{ eps: number }>({
   name: "normalizeRows",
   mutates: [0],
   infer: ([w]) => {
-    if (w.shape.length !== 2) throw new Error(`normalizeRows: expected a matrix, got ${describe(w)}`);
+    requireMatrix("normalizeRows", w);
     return [];
   },
   ref: ([w], _, { eps }) => normalize(w, eps),
@@ -141,7 +134,8 @@ export const projectRowsOp = primitive<Record<string, never>>({
   name: "projectRows",
   mutates: [0],
   infer: (xs) => {
-    sameSize("projectRows", xs);
+    sameShape("projectRows", xs);
+    requireMatrix("projectRows", xs[0]);
     return [];
   },
   ref: ([g, w]) => project(g, w),

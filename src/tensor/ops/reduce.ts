@@ -1,6 +1,7 @@
 /**
  * Reductions over one run of adjacent axes: an input is seen as [outer, n, inner]. Sums accumulate in f64 or in blocks.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
@@ -16,8 +17,8 @@ export interface ReduceAttrs {
 
 function reducedShape(name: string, x: TensorType, { axes, keepDims }: ReduceAttrs): number[] {
   axes.forEach((a, i) => {
-    if (a < 0 || a >= x.shape.length || (i > 0 && a !== axes[i - 1] + 1)) {
-      throw new Error(`${name}: axes [${axes}] of ${describe(x)} are not adjacent and ascending`);
+    if (!Number.isInteger(a) || a < 0 || a >= x.shape.length || (i > 0 && a !== axes[i - 1] + 1)) {
+      throw usageError(`${name}: axes [${axes}] of ${describe(x)} are not adjacent and ascending`);
     }
   });
   return x.shape.flatMap((d, a) => (axes.includes(a) ? (keepDims ? [1] : []) : [d]));
@@ -69,9 +70,10 @@ export const sumOp = primitive<ReduceAttrs>({
 export const maxOp = primitive<ReduceAttrs>({
   name: "max",
   infer: ([x], attrs) => {
+    const shape = reducedShape("max", x, attrs);
     if (runs(x.shape, attrs.axes)[1] === 0)
-      throw new Error(`max: axes [${attrs.axes}] of ${describe(x)} are empty`);
-    return [{ dtype: "f32", shape: reducedShape("max", x, attrs) }];
+      throw usageError(`max: axes [${attrs.axes}] of ${describe(x)} are empty`);
+    return [{ dtype: "f32", shape }];
   },
   ref: ([x], [y], { axes }) => {
     const [outer, n, inner] = runs(x.shape, axes);
@@ -98,7 +100,7 @@ export const argmaxOp = primitive<Record<string, never>>({
   name: "argmax",
   infer: ([x]) => {
     if (!x.shape.length || x.shape.at(-1) === 0)
-      throw new Error(`argmax: ${describe(x)} has no last axis to search`);
+      throw usageError(`argmax: ${describe(x)} has no last axis to search`);
     return [{ dtype: "i32", shape: x.shape.slice(0, -1) }];
   },
   ref: ([x], [y]) => {

@@ -1,11 +1,13 @@
 /**
  * Ops that move numbers without changing them: copies, conversion, joining, and the reverse of a slice.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { type Layout, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, type DType, describe, isContiguous, rowMajor, type Shape, sizeOf } from "../types.ts";
-import { cast, expand, reshape, slice } from "../views.ts";
+import { cast, reshape, slice } from "../views.ts";
+import { windowFits } from "./check.ts";
 import { sum } from "./reduce.ts";
 
 type None = Record<string, never>;
@@ -47,12 +49,15 @@ function isDense(x: Layout): boolean {
 export const concatOp = primitive<{ axis: number }>({
   name: "concat",
   anyType: true,
+  variadic: true,
   infer: (xs, { axis }) => {
     const [first] = xs;
+    if (!(Number.isInteger(axis) && axis >= 0 && axis < first.shape.length))
+      throw usageError(`concat: ${describe(first)} has no axis ${axis}`);
     for (const x of xs) {
       const fits = x.shape.length === first.shape.length && x.dtype === first.dtype;
       if (!fits || x.shape.some((d, a) => a !== axis && d !== first.shape[a])) {
-        throw new Error(`concat: ${describe(first)} and ${describe(x)} do not join along axis ${axis}`);
+        throw usageError(`concat: ${describe(first)} and ${describe(x)} do not join along axis ${axis}`);
       }
     }
     const extent = xs.reduce((n, x) => n + x.shape[axis], 0);
@@ -89,12 +94,8 @@ export const concatOp = primitive<{ axis: number }>({
 export const unsliceOp = primitive<{ shape: Shape; starts: readonly number[] }>({
   name: "unslice",
   infer: ([x], { shape, starts }) => {
-    if (
-      x.shape.length !== shape.length ||
-      x.shape.some((d, a) => starts[a] < 0 || starts[a] + d > shape[a])
-    ) {
-      throw new Error(`unslice: ${describe(x)} at [${starts}] leaves [${shape}]`);
-    }
+    if (!windowFits(x.shape, starts, shape))
+      throw usageError(`unslice: ${describe(x)} at [${starts}] leaves [${shape}]`);
     return [{ dtype: "f32", shape }];
   },
   ref: ([x], [y], { starts }) => {
@@ -114,11 +115,8 @@ export const assignOp = primitive<{ starts: readonly number[] }>({
   anyType: true,
   mutates: [0],
   infer: ([dst, src], { starts }) => {
-    const fits =
-      dst.shape.length === src.shape.length &&
-      dst.dtype === src.dtype &&
-      src.shape.every((d, a) => starts[a] >= 0 && starts[a] + d <= dst.shape[a]);
-    if (!fits) throw new Error(`assign: ${describe(src)} at [${starts}] does not fit into ${describe(dst)}`);
+    const fits = dst.dtype === src.dtype && windowFits(src.shape, starts, dst.shape);
+    if (!fits) throw usageError(`assign: ${describe(src)} at [${starts}] does not fit into ${describe(dst)}`);
     return [];
   },
   accepts: isDense,
@@ -173,6 +171,3 @@ export function expandGrad(g: Tensor, shape: Shape): Tensor {
   const axes = g.shape.flatMap((d, i) => (i < lead || (shape[i - lead] === 1 && d !== 1) ? [i] : []));
   return axes.length === 0 ? g : reshape(sum(g, { axes }), shape);
 }
-
-/** Repeats x along new leading axes and axes of extent 1; a copy-free view. */
-export const broadcastTo = expand;

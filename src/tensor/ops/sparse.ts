@@ -2,11 +2,13 @@
  * The ops that make a TopK autoencoder cheap: only the K chosen features of each token are ever touched.
  * B tokens · D width · F features · K active. Encoder and decoder are stored [F, D], a feature is a contiguous row.
  */
+import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { fused, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
 import { expand, reshape, transpose } from "../views.ts";
+import { equalShapes, f32, requireShape } from "./check.ts";
 import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
 import { checkIndex, descending, gatherRows, scatterAddRows, topk } from "./gather.ts";
 import { matmul } from "./matmul.ts";
@@ -14,28 +16,16 @@ import { mean, sum } from "./reduce.ts";
 import { concat } from "./shape.ts";
 
 type None = Record<string, never>;
-const f32 = (shape: readonly number[]): TensorType => ({ dtype: "f32", shape });
 
 function requireCodes(name: string, values: TensorType, indices: TensorType): [number, number] {
   const [B, K] = values.shape;
-  if (
-    values.shape.length !== 2 ||
-    indices.shape.length !== 2 ||
-    indices.shape[0] !== B ||
-    indices.shape[1] !== K
-  ) {
-    throw new Error(
+  if (values.shape.length !== 2 || !equalShapes(values.shape, indices.shape)) {
+    throw usageError(
       `${name}: values ${describe(values)} and indices ${describe(indices)} must both be [B, K]`,
     );
   }
-  if (indices.dtype !== "i32") throw new Error(`${name}: indices must be i32, got ${describe(indices)}`);
+  if (indices.dtype !== "i32") throw usageError(`${name}: indices must be i32, got ${describe(indices)}`);
   return [B, K];
-}
-
-function requireMatrix(name: string, what: string, x: TensorType, rows?: number, cols?: number): void {
-  const fits =
-    x.shape.length === 2 && (rows ?? x.shape[0]) === x.shape[0] && (cols ?? x.shape[1]) === x.shape[1];
-  if (!fits) throw new Error(`${name}: ${what} is ${describe(x)}, expected [${rows ?? "·"}, ${cols ?? "·"}]`);
 }
 
 /**
@@ -46,14 +36,12 @@ function requireMatrix(name: string, what: string, x: TensorType, rows?: number,
 export const linearTopKOp = fused<{ k: number }>({
   name: "linearTopK",
   infer: ([x, w, bias], { k }) => {
-    requireMatrix("linearTopK", "x", x);
-    requireMatrix("linearTopK", "w", w, undefined, x.shape[1]);
+    requireShape("linearTopK", "x", x, [undefined, undefined]);
+    requireShape("linearTopK", "w", w, [undefined, x.shape[1]]);
     const F = w.shape[0];
-    if (bias.shape.length !== 1 || bias.shape[0] !== F) {
-      throw new Error(`linearTopK: bias is ${describe(bias)}, expected [${F}]`);
-    }
+    requireShape("linearTopK", "bias", bias, [F]);
     if (!(Number.isInteger(k) && k >= 1 && k <= F))
-      throw new Error(`linearTopK: k=${k}, but there are ${F} features`);
+      throw usageError(`linearTopK: k=${k}, but there are ${F} features`);
     const shape = [x.shape[0], k];
     return [f32(shape), { dtype: "i32", shape }];
   },
@@ -104,13 +92,11 @@ export const sparseDecodeOp = fused<None>({
   ints: [1],
   infer: ([values, indices, w, bias]) => {
     const [B] = requireCodes("sparseDecode", values, indices);
-    requireMatrix("sparseDecode", "w", w);
-    if (bias && (bias.shape.length !== 1 || bias.shape[0] !== w.shape[1])) {
-      throw new Error(`sparseDecode: bias is ${describe(bias)}, expected [${w.shape[1]}]`);
-    }
+    requireShape("sparseDecode", "w", w, [undefined, undefined]);
+    if (bias) requireShape("sparseDecode", "bias", bias, [w.shape[1]]);
     return [f32([B, w.shape[1]])];
   },
-  ref: ([values, indices, w, bias], [y]) => decodeInto(y.data, values, indices, w, bias),
+  ref: ([values, indices, w, bias], [y]) => decodeInto("sparseDecode", y.data, values, indices, w, bias),
   vjp: ({ inputs: [values, indices, w, bias], grads: [g], needs }) => {
     if (!g) return [];
     return [
@@ -132,13 +118,20 @@ export const sparseDecodeOp = fused<None>({
   ],
 });
 
-function decodeInto(y: Dense["data"], values: Dense, indices: Dense, w: Dense, bias?: Dense): void {
+function decodeInto(
+  name: string,
+  y: Dense["data"],
+  values: Dense,
+  indices: Dense,
+  w: Dense,
+  bias?: Dense,
+): void {
   const [B, K] = values.shape;
   const [F, D] = w.shape;
   for (let b = 0; b < B; b++) {
     for (let d = 0; d < D; d++) y[b * D + d] = bias ? bias.data[d] : 0;
     for (let k = 0; k < K; k++) {
-      const f = checkIndex("sparseDecode", indices.data[b * K + k], F);
+      const f = checkIndex(name, indices.data[b * K + k], F);
       for (let d = 0; d < D; d++) y[b * D + d] += values.data[b * K + k] * w.data[f * D + d];
     }
   }
@@ -153,9 +146,9 @@ export const sparseDotOp = fused<None>({
   name: "sparseDot",
   ints: [2],
   infer: ([x, w, indices]) => {
-    requireMatrix("sparseDot", "x", x);
-    requireMatrix("sparseDot", "w", w, undefined, x.shape[1]);
-    requireMatrix("sparseDot", "indices", indices, x.shape[0]);
+    requireShape("sparseDot", "x", x, [undefined, undefined]);
+    requireShape("sparseDot", "w", w, [undefined, x.shape[1]]);
+    requireShape("sparseDot", "indices", indices, [x.shape[0], undefined]);
     return [f32(indices.shape)];
   },
   ref: ([x, w, indices], [y]) => {
@@ -208,7 +201,7 @@ export const sparseOuterOp = fused<{ rows: number }>({
   ints: [1],
   infer: ([values, indices, x], { rows }) => {
     const [B] = requireCodes("sparseOuter", values, indices);
-    requireMatrix("sparseOuter", "x", x, B);
+    requireShape("sparseOuter", "x", x, [B, undefined]);
     return [f32([rows, x.shape[1]])];
   },
   ref: ([values, indices, x], [y], { rows }) => {
@@ -277,14 +270,13 @@ export const sparseDecodeLossOp = fused<None>({
   ints: [1],
   infer: ([values, indices, w, bias, target]) => {
     const [B] = requireCodes("sparseDecodeLoss", values, indices);
-    requireMatrix("sparseDecodeLoss", "target", target, B, w.shape[1]);
-    if (bias.shape.length !== 1 || bias.shape[0] !== w.shape[1]) {
-      throw new Error(`sparseDecodeLoss: bias is ${describe(bias)}, expected [${w.shape[1]}]`);
-    }
+    requireShape("sparseDecodeLoss", "w", w, [undefined, undefined]);
+    requireShape("sparseDecodeLoss", "target", target, [B, w.shape[1]]);
+    requireShape("sparseDecodeLoss", "bias", bias, [w.shape[1]]);
     return [f32([]), f32(target.shape)];
   },
   ref: ([values, indices, w, bias, target], [loss, error]) => {
-    decodeInto(error.data, values, indices, w, bias);
+    decodeInto("sparseDecodeLoss", error.data, values, indices, w, bias);
     let total = 0;
     for (let i = 0; i < error.data.length; i++) {
       error.data[i] -= target.data[i];
@@ -321,8 +313,8 @@ export const sparseOuterPairOp = fused<{ rows: number }>({
   infer: ([valuesA, xA, valuesB, xB, indices], { rows }) => {
     const [B] = requireCodes("sparseOuterPair", valuesA, indices);
     requireCodes("sparseOuterPair", valuesB, indices);
-    requireMatrix("sparseOuterPair", "xA", xA, B);
-    requireMatrix("sparseOuterPair", "xB", xB, B);
+    requireShape("sparseOuterPair", "xA", xA, [B, undefined]);
+    requireShape("sparseOuterPair", "xB", xB, [B, undefined]);
     return [f32([rows, xA.shape[1]]), f32([rows, xB.shape[1]]), f32([rows]), f32([3])];
   },
   ref: ([valuesA, xA, valuesB, xB, indices], [outA, outB, sumB, squares], attrs) => {
@@ -377,8 +369,8 @@ export const markFiredOp = primitive<{ tokens: number }>({
   mutates: [0],
   infer: ([lastFired, values, indices]) => {
     requireCodes("markFired", values, indices);
-    if (lastFired.dtype !== "i32")
-      throw new Error(`markFired: counters are ${describe(lastFired)}, expected i32 [F]`);
+    if (lastFired.dtype !== "i32" || lastFired.shape.length !== 1)
+      throw usageError(`markFired: counters are ${describe(lastFired)}, expected i32 [F]`);
     return [];
   },
   ref: ([lastFired, values, indices], _, { tokens }) => {
