@@ -1,16 +1,21 @@
 /**
  * Builds the C++ kernels with node-gyp; part of `npm install`, so it never fails the installation: without a compiler
- * it says what that means and exits 0. Options: --force (build even when up to date). SLUICE_SKIP_NATIVE=1 skips.
+ * it says what that means and exits 0. --force (`npm run native`) builds even when up to date, and exits 1 if that
+ * fails. SLUICE_SKIP_NATIVE=1 skips.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { cpus } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const nativeDir = join(root, "native");
 const builtFile = join(nativeDir, "build", "Release", "sluice_native.node");
+
+/** In a clone there is the script `native`; an installed package is rebuilt by npm. */
+const again = root.split(sep).includes("node_modules") ? "npm rebuild sluice" : "npm run native";
+const forced = process.argv.includes("--force");
 
 /** The command that runs node-gyp: npm's own copy, a local one, or whatever npx finds without the network. */
 function nodeGyp() {
@@ -52,19 +57,20 @@ function build() {
 }
 
 if (process.env.SLUICE_SKIP_NATIVE === "1") {
-  console.log(
-    "sluice: native kernels skipped (SLUICE_SKIP_NATIVE=1); build them later with `npm run native`.",
-  );
-} else if (upToDate() && !process.argv.includes("--force")) {
+  console.log(`sluice: native kernels skipped (SLUICE_SKIP_NATIVE=1); build them later with \`${again}\`.`);
+} else if (upToDate() && !forced) {
   console.log("sluice: native kernels are up to date.");
 } else {
   const started = Date.now();
   const failure = build();
-  console.log(
-    failure === null
-      ? `sluice: native kernels built in ${((Date.now() - started) / 1000).toFixed(0)} s.`
-      : `sluice: the native kernels could not be built (${failure}); sluice still works on the \`ref\` backend, ` +
-          "but slowly: install a C++17 compiler, make and Python 3, then run `npm run native` " +
-          "(SLUICE_NATIVE_VERBOSE=1 shows the compiler's output).",
-  );
+  if (failure === null) {
+    console.log(`sluice: native kernels built in ${((Date.now() - started) / 1000).toFixed(0)} s.`);
+  } else {
+    console.error(
+      `sluice: the native kernels could not be built (${failure}); without them sluice computes with reference loops, ` +
+        `slowly: install a C++17 compiler, make and Python 3, then run \`${again}\` ` +
+        "(SLUICE_NATIVE_VERBOSE=1 shows the compiler's output).",
+    );
+    if (forced) process.exitCode = 1;
+  }
 }

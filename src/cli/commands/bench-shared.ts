@@ -7,7 +7,7 @@ import type { BenchFigures } from "../../recipes/bench.ts";
 import { peakRssMb, type Spread, watchNeighbours } from "../../recipes/bench-clock.ts";
 import { createDevice, type Device } from "../../tensor/index.ts";
 import { loadAddon } from "../../tensor/native/addon.ts";
-import { formatCount } from "../../util/index.ts";
+import { formatCount, SluiceError } from "../../util/index.ts";
 import type { CommandContext, CommandResult } from "../command.ts";
 
 export const size = (value: number, what: string) => z.number().int().min(1).default(value).describe(what);
@@ -29,7 +29,7 @@ export async function runBench(
   ) => Promise<BenchFigures[]>,
 ): Promise<CommandResult> {
   const neighbours = watchNeighbours();
-  const device = await createDevice({ threads });
+  const device = await nativeDevice(threads);
   try {
     const found = await measure(device, { steps, warmup, signal });
     const machine = {
@@ -45,6 +45,17 @@ export async function runBench(
   } finally {
     device.close();
   }
+}
+
+/** A benchmark of the reference loops would say nothing. */
+async function nativeDevice(threads: number): Promise<Device> {
+  try {
+    loadAddon();
+  } catch (cause) {
+    const why = (cause as Error).message.replace(/, or use the `ref` backend/, "");
+    throw new SluiceError("io", `benchmarks need the native kernels. ${why}`, { cause });
+  }
+  return createDevice({ backend: "native", threads });
 }
 
 const tenth = (v: number) => Math.round(v * 10) / 10;

@@ -8,7 +8,7 @@ import { availableParallelism, cpus, freemem, totalmem } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
 import { createDevice, type Device, matmul } from "../../tensor/index.ts";
-import { loadAddon } from "../../tensor/native/addon.ts";
+import { buildCommand, loadAddon } from "../../tensor/native/addon.ts";
 import { defaultCacheDir, listCorpora } from "../../text/index.ts";
 import { formatBytes } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
@@ -64,7 +64,7 @@ function compiler(nativeWorks: boolean): Finding {
     value: "no C++ compiler found",
     advice: nativeWorks
       ? undefined
-      : "install one (Debian: apt-get install g++ make python3), then `npm run native`",
+      : `install one (Debian: apt-get install g++ make python3), then \`${buildCommand()}\``,
   };
 }
 
@@ -76,7 +76,7 @@ function kernels(): { finding: Finding; isas: readonly string[] } {
     const value = `${count} kernels, ${addon.isa()} (usable: ${isas.join(", ")})`;
     return { finding: { name: "native kernels", state: "ok", value }, isas };
   } catch (error) {
-    const advice = "run `npm run native`; until then everything runs on the slow reference loops";
+    const advice = `run \`${buildCommand()}\`; until then commands compute with the slow reference loops, and benchmarks do not run`;
     const value = (error as Error).message.split("\n")[0];
     return { finding: { name: "native kernels", state: "bad", value, advice }, isas: [] };
   }

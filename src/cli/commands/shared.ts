@@ -3,7 +3,7 @@
  */
 import { z } from "zod";
 import { type LanguageModel, openLanguageModel, openTextTokens } from "../../recipes/index.ts";
-import { createDevice, type Device } from "../../tensor/index.ts";
+import { createDevice, type Device, type DeviceOptions } from "../../tensor/index.ts";
 import type { Split, TokenFile, Tokenizer } from "../../text/index.ts";
 import { usageError } from "../../util/index.ts";
 import type { CommandContext } from "../command.ts";
@@ -13,9 +13,11 @@ export const count = () => z.number().int().min(1);
 
 export const deviceFields = {
   backend: z
-    .enum(["native", "ref"])
-    .default("native")
-    .describe("native: C++ kernels; ref: slow plain loops, for checking"),
+    .enum(["auto", "native", "ref"])
+    .default("auto")
+    .describe(
+      "native: C++ kernels; ref: slow plain loops, for checking; auto: native if it was built, else ref",
+    ),
   threads: count().optional().describe("threads of the native kernels [all cores]"),
 };
 
@@ -46,12 +48,15 @@ export function refuseLiveFlags({ given }: CommandContext, more: readonly string
   throw usageError(`${flags}: only for --model and --text, not for --activations; leave it out`);
 }
 
+/** On stderr even with --quiet: it explains why everything takes so long. */
+const warn = (message: string): void => void process.stderr.write(`sluice: ${message}\n`);
+
 /** Runs `work` on a device that is closed afterwards. */
 export async function withDevice<T>(
-  { backend, threads }: { backend: "native" | "ref"; threads?: number },
+  { backend, threads }: Pick<DeviceOptions, "backend" | "threads">,
   work: (device: Device) => Promise<T>,
 ): Promise<T> {
-  const device = await createDevice({ backend, threads });
+  const device = await createDevice({ backend, threads, onFallback: warn });
   try {
     return await work(device);
   } finally {
