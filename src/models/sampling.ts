@@ -86,10 +86,29 @@ const uniform53 = (rng: Rng): number => (rng.uint32() * 2 ** 21 + (rng.uint32() 
 
 /** Index drawn from probabilities `p` [V] by inverting their running sum in index order, cut to the nucleus first. */
 export function draw(p: Float32Array, topP: number, u: number): number {
-  const { least, ties, total } = topP < 1 ? nucleus(p, topP) : { least: 0, ties: 0, total: sum(p) };
-  if (!(total > 0 && Number.isFinite(total)))
-    throw numericError(`sampling: probabilities sum to ${total}; a logit is not a number`);
-  const target = u * total;
+  return topP < 1 ? drawNucleus(p, topP, u) : drawAny(p, u);
+}
+
+const BLOCK = 256;
+
+/** From all of them: the block first, then the index within it. */
+function drawAny(p: Float32Array, u: number): number {
+  const blocks = new Float64Array(Math.ceil(p.length / BLOCK));
+  for (let b = 0; b < blocks.length; b++) blocks[b] = sum(p, b * BLOCK, Math.min((b + 1) * BLOCK, p.length));
+  let left = u * checkTotal(blocks.reduce((a, b) => a + b, 0));
+  let block = 0;
+  while (block < blocks.length - 1 && left >= blocks[block]) left -= blocks[block++];
+  const end = Math.min((block + 1) * BLOCK, p.length);
+  for (let i = block * BLOCK; i < end; i++) {
+    left -= p[i];
+    if (left < 0) return i;
+  }
+  for (let i = end - 1; ; i--) if (p[i] > 0) return i; // rounding took the last step away
+}
+
+function drawNucleus(p: Float32Array, topP: number, u: number): number {
+  const { least, ties, total } = nucleus(p, topP);
+  const target = u * checkTotal(total);
   let running = 0;
   let left = ties;
   let last = -1;
@@ -102,10 +121,23 @@ export function draw(p: Float32Array, topP: number, u: number): number {
   return last;
 }
 
-function sum(p: Float32Array): number {
-  let total = 0;
-  for (let i = 0; i < p.length; i++) total += p[i];
-  return total;
+function checkTotal(total: number): number {
+  if (total > 0 && Number.isFinite(total)) return total;
+  throw numericError(`sampling: probabilities sum to ${total}; a logit is not a number`);
+}
+
+/** Of p[from, to), in four sums side by side, as an addition waits for the one before. */
+function sum(p: Float32Array, from = 0, to = p.length): number {
+  let [a, b, c, d] = [0, 0, 0, 0];
+  let i = from;
+  for (; i + 4 <= to; i += 4) {
+    a += p[i];
+    b += p[i + 1];
+    c += p[i + 2];
+    d += p[i + 3];
+  }
+  for (; i < to; i++) a += p[i];
+  return a + b + (c + d);
 }
 
 /**

@@ -107,3 +107,19 @@ test("settings that mean nothing are refused by name", () => {
   assert.throws(() => checkSampling({ ...good, topK: 1.5 }), /topK=1.5/);
   assert.throws(() => checkSampling({ ...good, topP: 0 }), /topP=0/);
 });
+
+test("a large vocabulary is drawn from as by one running sum, zeros never", () => {
+  const rng = new Rng(5);
+  const raw = Float32Array.from({ length: 1000 }, (_, i) =>
+    i < 300 || i % 3 === 0 || i > 900 ? 0 : rng.int(9) + 1,
+  );
+  const total = raw.reduce((a, b) => a + b, 0); // small integers: every sum is exact
+  let before = 0;
+  raw.forEach((weight, i) => {
+    if (weight === 0) return;
+    assert.equal(draw(raw, 1, before / total + 1e-9), i);
+    assert.equal(draw(raw, 1, (before + weight) / total - 1e-9), i);
+    before += weight;
+  });
+  assert.equal(before, total);
+});
