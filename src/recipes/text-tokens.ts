@@ -38,7 +38,7 @@ export interface TextTokensOptions {
 export async function openTextTokens(options: TextTokensOptions): Promise<TokenFile> {
   const { text, split, tokenizer, field, cacheDir = defaultCacheDir(), log } = options;
   const asked = digest([tokenizer.hash, split, field, text.map((t) => (isCorpus(t) ? t : resolve(t)))]);
-  const found = digest(await Promise.all(text.map(textFingerprint)));
+  const found = digest(await Promise.all(text.map((t) => textFingerprint(t, { cacheDir }))));
   const path = join(cacheDir, "tokens", `${asked}-${found}.tokens`);
   if (existsSync(path)) {
     try {

@@ -132,6 +132,9 @@ export async function sha256OfFile(file: string): Promise<string> {
   return hash.digest("hex");
 }
 
+/** The way out where a shard is not what was written. */
+export const ANOTHER_COPY = "copy it again from where it came, or harvest into a new folder";
+
 /** What must be true of a shard's header. Opens the file and leaves it open for the caller. */
 export function openShard(folder: string, index: ActivationIndex, number: number) {
   const entry = index.shards[number];
@@ -140,7 +143,9 @@ export function openShard(folder: string, index: ActivationIndex, number: number
   if (size === undefined) throw inputError(`${file}: this shard is missing; harvest again into a new folder`);
   if (size !== entry.bytes) {
     const what = size < entry.bytes ? "is truncated" : "is not the file of this store";
-    throw inputError(`${file}: this shard ${what}: ${size} bytes, the index says ${entry.bytes}`);
+    throw inputError(
+      `${file}: this shard ${what}: ${size} bytes, the index says ${entry.bytes}; ${ANOTHER_COPY}`,
+    );
   }
   const shard = openSafetensors(file);
   try {

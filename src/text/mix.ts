@@ -2,9 +2,10 @@
  * A weighted mixture of corpora as one token file. Each part gets a share of the tokens, repeated for at most `maxEpochs`;
  * documents of all parts are interleaved so that every stretch of the file has about the same mixture. Deterministic.
  */
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { throwIfAborted, usageError } from "../util/errors.ts";
+import { writeJson } from "../util/fs.ts";
 import { trainBpe, WordCounter } from "./bpe-trainer.ts";
 import { corpusByName } from "./catalogue.ts";
 import { corpusDocuments } from "./corpus.ts";
@@ -122,10 +123,7 @@ export async function buildTokenMix(
     const train = interleave(config, parts, tokenizer, join(outDir, "train.tokens"), options.signal);
     const heldOut = await writeHeldOut(config, tokenizer, join(outDir, "heldout"), options);
     const report: MixReport = { train: train.written, parts: train.parts, heldOut };
-    await writeFile(
-      join(outDir, "mix.json"),
-      `${JSON.stringify({ config, tokenizer: tokenizer.hash, ...report }, null, 2)}\n`,
-    );
+    await writeJson(join(outDir, "mix.json"), { config, tokenizer: tokenizer.hash, ...report });
     return report;
   } finally {
     for (const { file } of parts) file.close();

@@ -10,7 +10,7 @@ import { cutBlocks, type Piece, readBlocks, readLines } from "./blocks.ts";
 import { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
 import { corpusDocuments } from "./corpus.ts";
 import { hashUnit } from "./hashing.ts";
-import type { InstallOptions } from "./install.ts";
+import { type InstallOptions, otherVersions } from "./install.ts";
 import { listFiles } from "./readers/files.ts";
 import type { Document, Split } from "./types.ts";
 import { decodeUtf8, type InvalidUtf8 } from "./utf8.ts";
@@ -74,15 +74,20 @@ export async function openText(
 }
 
 /**
- * What the documents of a text depend on, found without reading them: a corpus's packages and reader, or the rule of the split
- * and the paths, sizes and times of change of the files. Equal values mean equal documents. A text that does not exist throws.
+ * What the documents of a text depend on, found without reading them: a corpus's packages and reader (and the versions in the
+ * cache, where they are not the catalogue's), or the rule of the split and the paths, sizes and times of change of the files.
+ * Equal values mean equal documents. A text that does not exist throws.
  */
-export async function textFingerprint(spec: string): Promise<unknown> {
+export async function textFingerprint(
+  spec: string,
+  options: Pick<InstallOptions, "cacheDir"> = {},
+): Promise<unknown> {
   if (isCorpus(spec)) {
-    const { source, reader, heldOut } = corpusByName(spec);
-    return JSON.parse(
-      JSON.stringify({ source, reader, heldOut }, (_, v) => (v instanceof RegExp ? String(v) : v)),
-    );
+    const corpus = corpusByName(spec);
+    const { source, reader, heldOut } = corpus;
+    const installed = await otherVersions(corpus, options);
+    const parts = { source, reader, heldOut, ...(Object.keys(installed).length > 0 ? { installed } : {}) };
+    return JSON.parse(JSON.stringify(parts, (_, v) => (v instanceof RegExp ? String(v) : v)));
   }
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));

@@ -47,7 +47,12 @@ export interface PackOptions {
   bos?: number | null;
   /** Put after each document; null for none. */
   eos?: number | null;
-  /** Every window begins with BOS, also in the middle of a document; true by default if there is a BOS. */
+  /**
+   * A BOS in front of every window, wherever in a document it begins; true by default if there is a BOS. Window w is then BOS
+   * and the stream's tokens w·T to w·T + T - 2, and its targets are tokens w·T to w·T + T - 1. Where a document begins at w·T,
+   * its own BOS follows the window's: `BOS BOS 2 5 …`, the first with no target. So it is in the first window of every text,
+   * and the windows of trained models depend on it.
+   */
   windowBos?: boolean;
   /** Windows in a new random order each epoch (default), or in the order of the text. */
   shuffle?: boolean;

@@ -151,6 +151,7 @@ export class TokenFile {
   /** End of each document in tokens from the file's start, [documents]. */
   readonly documentEnds: Float64Array;
   readonly #fd: number;
+  #closed = false;
 
   private constructor(path: string, header: TokenFileHeader, documentEnds: Float64Array, fd: number) {
     this.path = path;
@@ -208,7 +209,10 @@ export class TokenFile {
     return this.read(start, this.documentEnds[index] - start);
   }
 
+  /** A second call does nothing. */
   close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
     closeSync(this.#fd);
   }
 }

@@ -2,8 +2,8 @@
  * Hugging Face's tokenizer.json and tokenizer_config.json for a byte-level BPE: writing them, and recognising those that the
  * fast encoder can take.
  */
-import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { writeAtomic, writeJson } from "../util/fs.ts";
 import type { BpeModel } from "./bpe-trainer.ts";
 import { byteSymbols, gpt2Pattern, splitPattern } from "./byte-level.ts";
 
@@ -115,14 +115,10 @@ export function bpeTokenizerConfig(bpe: BpeModel, maxLength: number): Record<str
   };
 }
 
-/** Writes both files into `folder`. */
+/** Writes both files into `folder`, `tokenizer.json` last: where it is, the tokenizer is whole. */
 export async function saveBpe(bpe: BpeModel, folder: string, maxLength = 2048): Promise<void> {
-  await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, "tokenizer.json"), `${JSON.stringify(bpeTokenizerJson(bpe), null, 1)}\n`);
-  await writeFile(
-    join(folder, "tokenizer_config.json"),
-    `${JSON.stringify(bpeTokenizerConfig(bpe, maxLength), null, 2)}\n`,
-  );
+  await writeJson(join(folder, "tokenizer_config.json"), bpeTokenizerConfig(bpe, maxLength));
+  await writeAtomic(join(folder, "tokenizer.json"), `${JSON.stringify(bpeTokenizerJson(bpe), null, 1)}\n`);
 }
 
 /** The word pattern of a byte-level BPE that the fast encoder reproduces exactly; undefined for any other tokenizer. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, writeFile } from "node:fs/promises";
+import { link, mkdtemp, readdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -226,4 +226,19 @@ test("a missing or broken tokenizer is named", async () => {
   await assert.rejects(loadTokenizer(folder), /tokenizer\.json/);
   await writeFile(join(folder, "tokenizer.json"), "{");
   await assert.rejects(loadTokenizer(folder), /tokenizer\.json/);
+});
+
+test("a tokenizer's files take the place of older ones whole", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "sluice-bpe-"));
+  const counter = new WordCounter();
+  counter.add("one two three");
+  const names = ["tokenizer.json", "tokenizer_config.json"];
+  for (const name of names) {
+    await writeFile(join(folder, name), "old");
+    await link(join(folder, name), join(folder, `${name}.reader`)); // still open elsewhere
+  }
+  await saveBpe(trainBpe(counter.counts, { vocabSize: 259 }), folder);
+  for (const name of names) assert.equal(await readFile(join(folder, `${name}.reader`), "utf8"), "old");
+  assert.equal((await loadTokenizer(folder)).vocabSize, 259);
+  assert.equal((await readdir(folder)).length, 4);
 });

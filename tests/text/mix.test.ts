@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, readFile } from "node:fs/promises";
+import { link, mkdir, mkdtemp, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -33,8 +33,15 @@ test("a mix is deterministic, keeps its shares and caps, and holds documents out
   assert.equal(tokenizer.vocabSize, 600);
 
   const one = await buildTokenMix(config, tokenizer, join(folder, "one"), { cacheDir });
+  const report = join(folder, "two", "mix.json");
+  await mkdir(join(folder, "two"));
+  await writeFile(report, "old");
+  await link(report, join(folder, "old.json"));
   const two = await buildTokenMix(config, tokenizer, join(folder, "two"), { cacheDir });
   assert.ok((await readFile(one.train.path)).equals(await readFile(two.train.path)));
+
+  assert.equal(await readFile(join(folder, "old.json"), "utf8"), "old", "mix.json takes its place whole");
+  assert.equal(JSON.parse(await readFile(report, "utf8")).tokenizer, tokenizer.hash);
 
   const [moby, brown] = one.parts;
   assert.ok(moby.distinctTokens <= 60_000 && moby.epochs > 3 && moby.epochs <= 4, `${moby.epochs} epochs`);

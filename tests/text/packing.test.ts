@@ -34,6 +34,13 @@ test("with window BOS each window starts with it and loses no target", () => {
   assert.deepEqual([...targets], [-1, 1, 2, 3, 91, -1, 4, 91, -1, 5, 6, 7]);
 });
 
+test("window BOS stands before a document's own BOS, in the first window of every text", () => {
+  const packer = new TokenPacker(new MemoryTokens([[2, 5, 6, 7]]), { context: 4, bos: 0, eos: 1 });
+  const { tokens, targets } = packer.at(0);
+  assert.deepEqual([...tokens], [0, 0, 2, 5]);
+  assert.deepEqual([...targets], [-1, 2, 5, 6]);
+});
+
 test("segments tell documents apart and no target crosses them", () => {
   const packer = new TokenPacker(source, {
     context: 4,

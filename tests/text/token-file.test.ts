@@ -94,3 +94,13 @@ test("a damaged byte anywhere in the header is an error or changes only the sour
     }
   }
 });
+
+test("a token file may be closed twice, and another file that got its number stays open", () => {
+  const path = write("c.tokens", [[1, 2, 3]]);
+  const file = TokenFile.open(path);
+  file.close();
+  const other = TokenFile.open(path);
+  file.close();
+  assert.deepEqual([...other.read(0, 3)], [1, 2, 3]);
+  other.close();
+});
