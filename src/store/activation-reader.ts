@@ -10,11 +10,13 @@ import { type SafetensorsFile, toFloat32, toInt32 } from "../formats/index.ts";
 import { inputError, Rng, usageError } from "../util/index.ts";
 import {
   type ActivationIndex,
+  ANOTHER_COPY,
   openShard,
   readIndex,
   resolveFolder,
   sha256OfFile,
 } from "./activation-index.ts";
+import { firstNonFinite } from "./row-filter.ts";
 
 /** Rows for training or evaluation. */
 export interface ActivationBatch {
@@ -147,6 +149,13 @@ export class ActivationStore {
     }
   }
 
+  /** `FOLDER/shard-00001.safetensors: row 3 (row 77 of the store)`. */
+  place(row: number): string {
+    const s = this.#shardOf(row);
+    const file = path.join(this.folder, this.index.shards[s].file);
+    return `${file}: row ${row - this.#starts[s]} (row ${row} of the store)`;
+  }
+
   #shardOf(row: number): number {
     let low = 0;
     let high = this.#starts.length - 2;
@@ -192,7 +201,7 @@ async function verifyChecksums(folder: string, index: ActivationIndex): Promise<
     const found = await sha256OfFile(file);
     if (found !== shard.sha256) {
       throw inputError(
-        `${file}: this shard is damaged: sha256 ${found.slice(0, 12)}…, the index says ${shard.sha256.slice(0, 12)}…`,
+        `${file}: this shard is damaged: sha256 ${found.slice(0, 12)}…, the index says ${shard.sha256.slice(0, 12)}…; ${ANOTHER_COPY}`,
       );
     }
   }
@@ -255,8 +264,23 @@ export class ShuffledBatches implements AsyncIterable<ActivationBatch> {
     for (let batch = await this.next(); batch; batch = await this.next()) yield batch;
   }
 
-  /** The next batch, or undefined at the end. A batch may reach from one epoch into the next. */
+  /**
+   * The next batch, or undefined at the end. A batch may reach from one epoch into the next. NaN and infinity are refused by
+   * their place on disk; after an error `state()` is still that before the batch.
+   */
   async next(): Promise<ActivationBatch | undefined> {
+    const { epoch, row } = this.state();
+    try {
+      return await this.#next();
+    } catch (error) {
+      this.#epoch = epoch;
+      this.#row = row;
+      this.#window = undefined; // its memory may hold rows of another one
+      throw error;
+    }
+  }
+
+  async #next(): Promise<ActivationBatch | undefined> {
     const { batch, epochs, dropLast } = this.#options;
     const { width, rows: total } = this.#store;
     const left = (epochs - this.#epoch) * total - this.#row;
@@ -307,7 +331,12 @@ export class ShuffledBatches implements AsyncIterable<ActivationBatch> {
     let filled = 0;
     for (const block of blocks.subarray(number * perWindow, (number + 1) * perWindow)) {
       const n = Math.min(BLOCK, total - block * BLOCK);
-      await this.#store.readRows(block * BLOCK, n, this.#x.subarray(filled * width, (filled + n) * width));
+      const x = this.#x.subarray(filled * width, (filled + n) * width);
+      const bad = firstNonFinite(await this.#store.readRows(block * BLOCK, n, x), width);
+      if (bad) {
+        const place = this.#store.place(block * BLOCK + bad.row);
+        throw inputError(`${place} holds ${bad.value} at dimension ${bad.dim}; harvest again`);
+      }
       if (this.#tokens) this.#tokens.set(await this.#store.readLabels("tokens", block * BLOCK, n), filled);
       filled += n;
     }

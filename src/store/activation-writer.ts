@@ -139,6 +139,13 @@ export class ActivationWriter {
     await writeJson(path.join(this.folder, INDEX_FILE), this.#index);
   }
 
+  /** Takes back a store that got no row on disk: its index, and the folder if nothing else is in it. */
+  discardEmpty(): void {
+    if (this.#index.rows > 0) return;
+    fs.rmSync(path.join(this.folder, INDEX_FILE), { force: true });
+    if (fs.readdirSync(this.folder).length === 0) fs.rmdirSync(this.folder);
+  }
+
   async #writeShard(): Promise<void> {
     const index = this.#index;
     const n = this.#held;

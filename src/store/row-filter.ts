@@ -1,7 +1,7 @@
 /**
  * Leaves rows out of a stream of activations: special tokens (BOS), and optionally rows of extreme norm.
  */
-import { median, usageError } from "../util/index.ts";
+import { inputError, median, usageError } from "../util/index.ts";
 
 export interface RowFilterOptions {
   /** Token ids whose rows are left out. */
@@ -25,8 +25,29 @@ export interface FilterCounts {
 export interface RowFilter {
   /** Totals so far; set them to continue an earlier run. */
   counts: FilterCounts;
-  /** Numbers of the rows of `x` [n, D] that stay, ascending. `tokens` [n] may be absent when no token is excluded. */
-  select(x: Float32Array, width: number, tokens?: Int32Array): Int32Array;
+  /**
+   * Numbers of the rows of `x` [n, D] that stay, ascending. `tokens` [n] may be absent when no token is excluded. Norms need
+   * numbers: NaN or infinity in a row that the token rule keeps is the error that `refuse` makes of it.
+   */
+  select(x: Float32Array, width: number, tokens?: Int32Array, refuse?: RefuseRow): Int32Array;
+}
+
+/** NaN or an infinity among rows [n, D]. */
+export interface NonFinite {
+  readonly row: number;
+  readonly dim: number;
+  readonly value: number;
+}
+
+/** Makes the error that names a row in the terms of its source. */
+export type RefuseRow = (bad: NonFinite) => Error;
+
+/** The first number of `x` [n, D] that is NaN or infinite. */
+export function firstNonFinite(x: Float32Array, width: number): NonFinite | undefined {
+  for (let i = 0; i < x.length; i++) {
+    if (!Number.isFinite(x[i])) return { row: Math.floor(i / width), dim: i % width, value: x[i] };
+  }
+  return undefined;
 }
 
 export function createRowFilter({ excludeTokens = [], maxNorm }: RowFilterOptions = {}): RowFilter {
@@ -37,7 +58,7 @@ export function createRowFilter({ excludeTokens = [], maxNorm }: RowFilterOption
   const counts: FilterCounts = { seen: 0, kept: 0, token: 0, norm: 0 };
   return {
     counts,
-    select(x, width, tokens) {
+    select(x, width, tokens, refuse = refuseRow) {
       const n = x.length / width;
       if (excluded.size > 0 && tokens?.length !== n) {
         throw usageError(`row filter: ${n} rows need ${n} token ids, ${tokens?.length ?? 0} were given`);
@@ -48,7 +69,7 @@ export function createRowFilter({ excludeTokens = [], maxNorm }: RowFilterOption
       this.counts.token += n - rows.length;
       if (maxNorm && rows.length > 0) {
         const before = rows.length;
-        rows = belowNorm(x, width, rows, maxNorm);
+        rows = belowNorm(x, width, rows, maxNorm, refuse);
         this.counts.norm += before - rows.length;
       }
       this.counts.kept += rows.length;
@@ -57,16 +78,22 @@ export function createRowFilter({ excludeTokens = [], maxNorm }: RowFilterOption
   };
 }
 
+const refuseRow: RefuseRow = ({ row, dim, value }) =>
+  inputError(`row filter: row ${row} holds ${value} at dimension ${dim}; its norm cannot be judged`);
+
 function belowNorm(
   x: Float32Array,
   width: number,
   rows: Int32Array<ArrayBuffer>,
   { multiple, of = "median" }: NonNullable<RowFilterOptions["maxNorm"]>,
+  refuse: RefuseRow,
 ): Int32Array<ArrayBuffer> {
   const norms = Float64Array.from(rows, (r) => {
     let sum = 0;
     for (let j = r * width; j < (r + 1) * width; j++) sum += x[j] * x[j];
-    return Math.sqrt(sum);
+    if (Number.isFinite(sum)) return Math.sqrt(sum); // no square of an f32 overflows a double
+    const bad = firstNonFinite(x.subarray(r * width, (r + 1) * width), width);
+    throw refuse({ row: r, dim: bad?.dim ?? 0, value: bad?.value ?? sum });
   });
   const middle = of === "median" ? median(norms) : norms.reduce((a, b) => a + b, 0) / norms.length;
   return rows.filter((_, i) => norms[i] <= multiple * middle);

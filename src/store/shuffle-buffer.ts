@@ -97,7 +97,10 @@ export interface ShuffledOptions {
   capacity?: number;
   /** Hand out a last batch that is not full. Default true. */
   keepLast?: boolean;
-  /** When raised, a refill stops after the block at hand, and batches of 0 rows come from then on. The state stays exact. */
+  /**
+   * When raised, a refill stops after the block at hand, and batches of 0 rows come from then on. The state stays exact, also
+   * when the source fails: it is then that before the failed block.
+   */
   signal?: AbortSignal;
   /** From `state()` and `tensors()` of the stream to continue; the source must begin behind `state.blocks` blocks. */
   resume?: { state: ShuffledState; tensors: ReadonlyMap<string, NamedArray> | Record<string, NamedArray> };
@@ -188,27 +191,29 @@ export class ShuffledStream implements AsyncIterable<SourceBlock> {
       if (this.#options.signal?.aborted) return;
       const block = this.#pending ?? (await this.#take());
       const buffer = this.#buffer;
-      if (!block || !buffer) break;
+      if (!block || !buffer) {
+        if (this.#ended) break;
+        continue; // a block without rows
+      }
       const from = block.from + buffer.push(block.x, block.from);
       this.#pending = from * buffer.width < block.x.length ? { x: block.x, from } : undefined;
     }
     this.#refilling = false;
   }
 
+  /** The next block; undefined for one without rows, and at the end. */
   async #take(): Promise<{ x: Float32Array; from: number } | undefined> {
-    while (!this.#ended) {
-      const { done, value } = await this.#source.next();
-      if (done) {
-        this.#ended = true;
-        return undefined;
-      }
-      this.#blocks++;
-      this.#rows += value.rows;
-      if (value.rows === 0) continue;
-      this.#buffer ??= this.#newBuffer(value.x.length / value.rows);
-      return { x: value.x, from: 0 };
+    if (this.#ended) return undefined;
+    const { done, value } = await this.#source.next();
+    if (done) {
+      this.#ended = true;
+      return undefined;
     }
-    return undefined;
+    this.#blocks++;
+    this.#rows += value.rows;
+    if (value.rows === 0) return undefined;
+    this.#buffer ??= this.#newBuffer(value.x.length / value.rows);
+    return { x: value.x, from: 0 };
   }
 
   #newBuffer(width: number): ShuffleBuffer {

@@ -161,7 +161,7 @@ test("a truncated, missing, damaged or foreign shard is named and refused", asyn
     });
   };
   fs.writeFileSync(shard, good.subarray(0, good.length - 5));
-  await refused(/is truncated: \d+ bytes, the index says \d+/);
+  await refused(/is truncated: \d+ bytes, the index says \d+; copy it again .*, or harvest into a new folder/);
   await assert.rejects(ActivationWriter.open(folder, spec), /shard-00002.*is truncated/);
   fs.rmSync(shard);
   await refused(/is missing/);
@@ -172,7 +172,7 @@ test("a truncated, missing, damaged or foreign shard is named and refused", asyn
   const flipped = Buffer.from(good);
   flipped[flipped.length - 1] ^= 1;
   fs.writeFileSync(shard, flipped);
-  await refused(/is damaged: sha256/);
+  await refused(/is damaged: sha256 .*; copy it again .*, or harvest into a new folder/);
   (await openActivations(folder, { verify: false })).close();
 
   const tensors = readSafetensorsSync(path.join(folder, "shard-00001.safetensors"));
@@ -317,4 +317,36 @@ test("a shuffled stream continues exactly, within a window, at its end and over 
   assert.throws(() => store.shuffled({ batch: 0, seed: 1 }), /batch=0 must be a positive/);
   assert.throws(() => store.shuffled({ ...options, resume: { epoch: 0, row: 1000 } }), /is at row 1000/);
   store.close();
+});
+
+test("NaN in a shard is named by its place when its window is read, and the state stays that before the batch", async () => {
+  using temp = temporaryFolder();
+  const writer = await ActivationWriter.open(temp.path, spec, { shardRows: 100 });
+  const all = rows(0, 300);
+  all.activations[177 * WIDTH + 2] = Number.NaN;
+  await writer.append(all);
+  await writer.finish();
+  const store = await openActivations(temp.path);
+  const stream = store.shuffled({ batch: 50, seed: 3, window: 128 });
+  let handedOut = 0;
+  const read = async () => {
+    for (let batch = await stream.next(); batch; batch = await stream.next()) handedOut += batch.rows;
+  };
+  const place = /shard-00001\.safetensors: row 77 \(row 177 of the store\) holds NaN at dimension 2/;
+  await assert.rejects(read, place);
+  assert.ok(handedOut > 0 && handedOut < 300, "the windows before it are good");
+  assert.deepEqual(stream.state(), { epoch: 0, row: handedOut });
+  await assert.rejects(read, place);
+  store.close();
+});
+
+test("a store without a row can be taken back, one with rows cannot", async () => {
+  using temp = temporaryFolder();
+  const empty = path.join(temp.path, "empty");
+  (await ActivationWriter.open(empty, spec)).discardEmpty();
+  assert.equal(fs.existsSync(empty), false);
+  const writer = await ActivationWriter.open(temp.path, spec, { shardRows: 5 });
+  await writer.append(rows(0, 5));
+  writer.discardEmpty();
+  assert.ok(fs.existsSync(path.join(temp.path, "index.json")));
 });

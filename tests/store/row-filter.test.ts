@@ -35,8 +35,18 @@ test("the mean may be the measure", () => {
   assert.equal(wide.select(x, 2).length, 5);
 });
 
-test("a multiple that is not positive is refused, and a row of NaN is left out", () => {
+test("a multiple that is not positive is refused", () => {
   assert.throws(() => createRowFilter({ maxNorm: { multiple: 0 } }), /maxNorm\.multiple=0 must be positive/);
-  const broken = Float32Array.of(1, 1, Number.NaN, 0, 1, 1, 1, 1, 1, 1);
-  assert.deepEqual([...createRowFilter({ maxNorm: { multiple: 10 } }).select(broken, 2)], [0, 2, 3, 4]);
+});
+
+test("a norm that is no number is an error that names row and dimension, unless the token rule takes the row out", () => {
+  const broken = Float32Array.of(1, 1, 1, 0, 1, Number.NaN, 1, 1, 1, 1);
+  const filter = createRowFilter({ maxNorm: { multiple: 10 } });
+  assert.throws(() => filter.select(broken, 2), /row 2 holds NaN at dimension 1/);
+  broken[5] = Number.NEGATIVE_INFINITY;
+  assert.throws(() => filter.select(broken, 2), /row 2 holds -Infinity at dimension 1/);
+  const named = ({ row }: { row: number }) => new Error(`window ${row}`);
+  assert.throws(() => filter.select(broken, 2, undefined, named), /window 2/);
+  const without = createRowFilter({ excludeTokens: [8], maxNorm: { multiple: 10 } });
+  assert.deepEqual([...without.select(broken, 2, tokens)], [0, 1, 3, 4]);
 });

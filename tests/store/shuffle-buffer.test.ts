@@ -167,3 +167,40 @@ test("an error of the source reaches the reader", async () => {
     /the model is gone/,
   );
 });
+
+test("a source that gives blocks without rows for ever stops when the signal is raised", {
+  timeout: 5000,
+}, async () => {
+  const stop = new AbortController();
+  async function* barren(): AsyncGenerator<SourceBlock> {
+    for (let i = 0; ; i++) {
+      if (i === 3) stop.abort();
+      yield { x: new Float32Array(0), rows: 0 };
+    }
+  }
+  const options = { batch: 2, capacity: 10, rng: new Rng(1), signal: stop.signal };
+  const stream = shuffled(barren(), options);
+  assert.equal((await stream.next())?.rows, 0);
+  assert.equal(stream.state().blocks, 4);
+  assert.equal(stream.state().refilling, true);
+});
+
+test("when the source fails, the state is that before the failed block and continues to the same batches", async () => {
+  const options = { batch: 5, capacity: 20 };
+  const plain: number[][] = [];
+  for await (const b of shuffled(source(8, 6), { ...options, rng: new Rng(6) })) plain.push(numbers(b));
+  async function* failing(): AsyncGenerator<SourceBlock> {
+    yield* source(5, 6);
+    throw new Error("bad block");
+  }
+  const first = shuffled(failing(), { ...options, rng: new Rng(6) });
+  const got: number[][] = [];
+  await assert.rejects(async () => {
+    for (let b = await first.next(); b; b = await first.next()) got.push(numbers(b));
+  }, /bad block/);
+  const resume = { state: structuredClone(first.state()), tensors: first.tensors() };
+  assert.equal(resume.state.blocks, 5);
+  for await (const b of shuffled(source(8, 6, 5), { ...options, rng: new Rng(0), resume }))
+    got.push(numbers(b));
+  assert.deepEqual(got, plain);
+});
