@@ -16,8 +16,9 @@ import {
   writeSafetensors,
 } from "../formats/index.ts";
 import type { Tensor } from "../tensor/index.ts";
-import { inputError, ioError, readJson, usageError, writeJson } from "../util/index.ts";
+import { inputError, ioError, readJson, tempPath, usageError, writeJson } from "../util/index.ts";
 import { differences, type SaeConfig, type SaeTrainConfig } from "./config.ts";
+import { isAlive } from "./folder-lock.ts";
 import { mapParams, type Notes, PARAM_NAMES, type ParamName, paramShapes } from "./sae.ts";
 import type { Batcher, SourceState } from "./source.ts";
 import type { RunState } from "./train.ts";
@@ -58,6 +59,8 @@ export interface SavedRun {
 
 const SCHEMA = 1;
 const NAME = /^step-(\d+)$/;
+/** Being written by a process. */
+const TEMP = /^\.step-\d+\.tmp-(\d+)/;
 const STATE = "state.json";
 const TENSORS = "tensors.safetensors";
 const SOURCE = "source.safetensors";
@@ -85,9 +88,16 @@ export class Checkpoints {
     this.#identity = JSON.parse(JSON.stringify(identity));
     if (!fs.existsSync(this.folder)) return;
     for (const name of fs.readdirSync(this.folder)) {
-      if (/^\.step-\d+\.tmp-/.test(name))
+      const writer = TEMP.exec(name)?.[1];
+      if (writer !== undefined && !isAlive(Number(writer)))
         fs.rmSync(path.join(this.folder, name), { recursive: true, force: true });
     }
+  }
+
+  /** The newest checkpoint on disk. */
+  latest(): { readonly step: number; readonly folder: string } | undefined {
+    const [step] = this.steps();
+    return step === undefined ? undefined : { step, folder: this.#path(step) };
   }
 
   /** Numbers of the steps saved here, newest first. */
@@ -119,7 +129,7 @@ export class Checkpoints {
 
   async save(run: RunState, batcher: Batcher): Promise<void> {
     const target = this.#path(run.step);
-    const temp = path.join(this.folder, `.step-${run.step}.tmp-${process.pid}`);
+    const temp = tempPath(target);
     try {
       fs.mkdirSync(temp, { recursive: true });
       await this.#write(temp, run, batcher);

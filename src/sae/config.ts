@@ -115,6 +115,11 @@ export function saeTrainConfig(given: SaeTrainInput, { dIn, features }: SaeConfi
     throw usageError(`sae training: ${issues.join("; ")}`);
   }
   const t = parsed.data;
+  if (t.batch < 2) {
+    throw usageError(
+      `sae training: batch=${t.batch} is too small: explained variance and AuxK compare the rows of a batch; use at least 2`,
+    );
+  }
   if (t.tokens < t.batch) {
     throw usageError(
       `sae training: tokens=${t.tokens} is less than one batch of ${t.batch}; lower the batch or raise the tokens`,

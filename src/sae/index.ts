@@ -14,6 +14,7 @@ export {
   saeTrainSchema,
 } from "./config.ts";
 export { type EvaluateOptions, evaluateSae } from "./evaluate.ts";
+export { lockFolder } from "./folder-lock.ts";
 export {
   columnMean,
   type GeometricMedian,

@@ -21,7 +21,7 @@ export interface SourceState {
 }
 
 export interface ActivationSource extends AsyncIterable<ActivationBatch> {
-  /** The position right after the last batch that was handed out. Without it a run cannot be resumed. */
+  /** The position right after the last batch that was handed out, also when the next one failed. Without it no resume. */
   state?(): SourceState | Promise<SourceState>;
 }
 
@@ -105,16 +105,28 @@ export class Batcher {
     return this.pending().subarray(0, Math.min(have, rows) * this.#width);
   }
 
-  /** Fills `out` [rows, D]; false when the source has too few left or `signal` was raised (they stay pending). */
+  /** Gives back the batch that was taken last: its rows are the next ones again. */
+  unread(x: Float32Array): void {
+    this.#chunks.unshift({ x: x.slice(), at: 0, rows: x.length / this.#width });
+  }
+
+  /**
+   * Fills `out` [rows, D]; false when the source has too few left or `signal` was raised. Then, and when the source fails, the
+   * rows it had stay pending.
+   */
   async fill(out: Float32Array, signal?: AbortSignal): Promise<boolean> {
     const wanted = out.length / this.#width;
     let at = 0;
     while (at < wanted) {
       const chunk = this.#chunks[0];
       if (!chunk) {
-        if (!signal?.aborted && (await this.#pull())) continue;
-        this.#append(out.slice(0, at * this.#width));
-        this.received -= at;
+        let more = false;
+        try {
+          more = !signal?.aborted && (await this.#pull());
+        } finally {
+          if (!more && at > 0) this.unread(out.subarray(0, at * this.#width));
+        }
+        if (more) continue;
         return false;
       }
       const take = Math.min(wanted - at, chunk.rows - chunk.at);

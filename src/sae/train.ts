@@ -5,7 +5,7 @@
 import { setImmediate } from "node:timers/promises";
 import { clipFactor, learningRate, type Schedule } from "../nn/index.ts";
 import { type Device, markFired, scaleInPlace, sumSquares, type Tensor } from "../tensor/index.ts";
-import { inputError, interruptedError, numericError, Rng } from "../util/index.ts";
+import { inputError, interruptedError, numericError, Rng, SluiceError } from "../util/index.ts";
 import type { AuxK } from "./auxk.ts";
 import { type CheckpointOptions, Checkpoints, type SavedRun } from "./checkpoint.ts";
 import {
@@ -28,7 +28,7 @@ import {
   type Sae,
 } from "./sae.ts";
 import { Batcher, type OpenSource } from "./source.ts";
-import { batchStatistics, readStep, type StepGradients, stepGradients } from "./step.ts";
+import { batchStatistics, readStep, type StepGradients, type StepNumbers, stepGradients } from "./step.ts";
 import { Laps, type RecordSink, recordSink, type TrainRecord } from "./train-log.ts";
 
 export interface TrainOptions {
@@ -100,6 +100,8 @@ interface Loop {
   readonly logEvery: number;
   readonly laps: Laps;
   readonly sink: RecordSink;
+  readonly batcher: Batcher;
+  readonly checkpoints?: Checkpoints;
   /** The running batch, [B, D]. */
   readonly x: Tensor;
   readonly host: Float32Array;
@@ -124,8 +126,10 @@ export async function trainSae(device: Device, options: TrainOptions): Promise<T
       : await start(device, config, train, metadata, batcher, options.signal);
     sink = recordSink(options, run.step);
     const host = new Float32Array(x.size);
-    const loop = { device, train, schedule: scheduleOf(train), logEvery, laps: new Laps(), sink, x, host };
-    const stopped = await trainSteps(run, loop, batcher, checkpoints, options);
+    const schedule = scheduleOf(train);
+    const laps = new Laps();
+    const loop = { device, train, schedule, logEvery, laps, sink, batcher, checkpoints, x, host };
+    const stopped = await trainSteps(run, loop, options);
     return {
       sae: finished(device, run, train),
       inputScale: run.inputScale,
@@ -156,14 +160,12 @@ export function scheduleOf(train: SaeTrainConfig): Schedule {
 async function trainSteps(
   run: RunState,
   loop: Loop,
-  batcher: Batcher,
-  checkpoints: Checkpoints | undefined,
   { signal, onStep }: TrainOptions,
 ): Promise<TrainResult["stopped"]> {
-  const { device, train, schedule, laps } = loop;
+  const { device, train, schedule, laps, batcher, checkpoints } = loop;
   const begun = run.step;
   const save = async (): Promise<void> => {
-    await requireFinite(device, run);
+    await requireFinite(run, loop);
     await checkpoints?.save(run, batcher);
   };
   while (run.step < schedule.steps) {
@@ -171,7 +173,7 @@ async function trainSteps(
       if (run.step > begun) await save();
       throw interruptedError(whereInterrupted(run, schedule, checkpoints));
     }
-    if (!(await batcher.fill(loop.host, signal))) {
+    if (!(await nextBatch(run, loop, signal))) {
       if (signal?.aborted) continue; // saved above
       break;
     }
@@ -189,17 +191,39 @@ async function trainSteps(
   return run.step < schedule.steps ? "source" : "done";
 }
 
+/** Reads a batch. When the source fails with one of our errors, the steps done so far are saved first. */
+async function nextBatch(run: RunState, loop: Loop, signal: AbortSignal | undefined): Promise<boolean> {
+  try {
+    return await loop.batcher.fill(loop.host, signal);
+  } catch (error) {
+    if (!(error instanceof SluiceError) || run.step === 0) throw error;
+    const kept = await keepWork(run, loop);
+    throw new SluiceError(error.code, `${error.message}. Step ${run.step + 1} was not taken; ${kept}`, {
+      cause: error,
+    });
+  }
+}
+
 /** One step on the batch in `loop.x`; returns its loss. Parameters change only when loss and gradient are finite. */
 async function trainStep(run: RunState, loop: Loop): Promise<number> {
-  const { device, train, schedule, laps, x } = loop;
+  const { device, train, laps, x } = loop;
   const auxK = await deadFeatures(run, train);
   const g = device.scope(() => stepGradients(run.sae, x, { auxK, lap: (part) => laps.lap(part) }));
   auxK?.dead.dispose();
-  const numbers = await readStep(g, train.removeParallelGradient);
-  if (!Number.isFinite(numbers.loss + numbers.auxLoss + numbers.gradNorm)) {
+  try {
+    const numbers = await readStep(g, train.removeParallelGradient);
+    if (!Number.isFinite(numbers.loss + numbers.auxLoss + numbers.gradNorm)) {
+      throw numericError(await whyNotFinite(run, loop, numbers));
+    }
+    await update(run, loop, g, numbers);
+    return numbers.loss;
+  } finally {
     release(g);
-    throw numericError(whereNaN(run, loop, numbers));
   }
+}
+
+async function update(run: RunState, loop: Loop, g: StepGradients, numbers: StepNumbers): Promise<void> {
+  const { device, train, schedule, laps } = loop;
   const step = run.step + 1;
   const lr = learningRate(schedule, run.step);
   const gradScale = g.scale * clipFactor(numbers.gradNorm, train.clip);
@@ -219,8 +243,6 @@ async function trainStep(run: RunState, loop: Loop): Promise<number> {
     loop.sink.write(run.record);
     run.window = { steps: 0, loss: 0, auxLoss: 0 };
   }
-  release(g);
-  return numbers.loss;
 }
 
 function release({ grads, scalars, codes, error }: StepGradients): void {
@@ -283,10 +305,7 @@ async function start(
   const sample = { x, rows: x.length / dIn, width: dIn };
   if (sample.rows < train.batch) throw inputError(tooFewRows(sample.rows, train.batch));
   const bad = firstNonFinite(x, dIn);
-  if (bad)
-    throw inputError(
-      `sae training: row ${bad.row} of the activations holds ${bad.value} at dimension ${bad.dim}`,
-    );
+  if (bad) throw inputError(`sae training: ${inOrder(bad)}`);
   const inputScale = train.inputNorm === "mean-norm" ? meanNormScale(sample) : 1;
   const { bDec } = initialBias(train.bDecInit, sample, inputScale);
   const sae = createSae(device, config, { rng: new Rng(train.seed), bDec, metadata });
@@ -333,36 +352,81 @@ function disposeRun(run: RunState): void {
   run.lastFired.dispose();
 }
 
-async function requireFinite(device: Device, { sae, step }: RunState): Promise<void> {
+/** A parameter that is not finite any more, or too large for its squares to be. */
+async function ruinedParameter({ sae }: RunState, device: Device): Promise<string | undefined> {
   for (const name of PARAM_NAMES) {
     const squares = device.scope(() => sumSquares(sae.params[name]));
     const total = await squares.item();
     squares.dispose();
-    if (!Number.isFinite(total)) {
-      throw numericError(
-        `sae training: ${name} is not finite after step ${step}; nothing was written. Lower the lr`,
-      );
-    }
+    if (!Number.isFinite(total)) return `${name} is not finite (the sum of its squares is ${total})`;
   }
+  return undefined;
 }
 
-function firstNonFinite(
-  x: Float32Array,
-  width: number,
-): { row: number; dim: number; value: number } | undefined {
+async function requireFinite(run: RunState, loop: Loop): Promise<void> {
+  const ruined = await ruinedParameter(run, loop.device);
+  if (ruined) throw numericError(`sae training: ${whoRuined(run, loop, ruined)}`);
+}
+
+function whoRuined({ step }: RunState, { schedule, checkpoints }: Loop, ruined: string): string {
+  const found = checkpoints?.latest();
+  const lr = learningRate(schedule, step - 1);
+  const disk = found ? `the last good checkpoint is ${found.folder}` : "there is no checkpoint before it";
+  return `the update of step ${step} (lr ${lr}) ruined the parameters: ${ruined}; nothing was written, ${disk}. ${OTHER_LR}`;
+}
+
+const OTHER_LR = "A lower lr is another run: give it another folder (--out)";
+
+/** Writes a checkpoint of the last good state, whose parameters must be finite, and says how to go on from what is on disk. */
+async function keepWork(run: RunState, loop: Loop): Promise<string> {
+  const { checkpoints, batcher } = loop;
+  let trouble = "";
+  if (checkpoints && run.step > 0 && checkpoints.latest()?.step !== run.step) {
+    try {
+      await requireFinite(run, loop);
+      await checkpoints.save(run, batcher);
+    } catch (error) {
+      trouble = ` (step ${run.step} could not be saved: ${(error as Error).message})`;
+    }
+  }
+  return `${howToGoOn(checkpoints)}${trouble}`;
+}
+
+function howToGoOn(checkpoints: Checkpoints | undefined): string {
+  const found = checkpoints?.latest();
+  if (!found) return "no step is saved: the same command begins anew";
+  return `step ${found.step} is saved in ${found.folder}, from which the same command continues`;
+}
+
+/** What made a step impossible. Its batch is given back first, so that a checkpoint has it still to come. */
+async function whyNotFinite(run: RunState, loop: Loop, numbers: StepNumbers): Promise<string> {
+  const { loss, auxLoss, gradNorm } = numbers;
+  const aux = Number.isFinite(auxLoss) ? "" : `, AuxK loss ${auxLoss}`;
+  const at = `sae training: step ${run.step + 1} has loss ${loss}${aux} and gradient norm ${gradNorm}`;
+  const width = run.sae.config.dIn;
+  const bad = firstNonFinite(loop.host, width);
+  if (bad) {
+    // A checkpoint would keep the bad row for good.
+    const where = inOrder({ ...bad, row: run.step * loop.train.batch + bad.row });
+    return `${at}: ${where}; the step was not taken; ${howToGoOn(loop.checkpoints)}`;
+  }
+  const ruined = run.step > 0 ? await ruinedParameter(run, loop.device) : undefined;
+  if (ruined) return `${at}: ${whoRuined(run, loop, ruined)}`;
+  loop.batcher.unread(loop.host);
+  const kept = await keepWork(run, loop);
+  return `${at}, though activations and parameters are finite; the step was not taken; ${kept} and meets the same batch. ${OTHER_LR}`;
+}
+
+type BadRow = { readonly row: number; readonly dim: number; readonly value: number };
+
+function firstNonFinite(x: Float32Array, width: number): BadRow | undefined {
   const at = x.findIndex((v) => !Number.isFinite(v));
   return at < 0 ? undefined : { row: Math.floor(at / width), dim: at % width, value: x[at] };
 }
 
-function whereNaN(run: RunState, { host, train }: Loop, numbers: { loss: number; gradNorm: number }): string {
-  const width = run.sae.config.dIn;
-  const bad = firstNonFinite(host, width);
-  const at = `sae training: step ${run.step + 1} has loss ${numbers.loss} and gradient norm ${numbers.gradNorm}`;
-  if (!bad)
-    return `${at}; step ${run.step} was the last good one and its parameters are unchanged. Lower the lr`;
-  const row = run.step * train.batch + bad.row;
-  return `${at}: row ${row} of the activations holds ${bad.value} at dimension ${bad.dim}; the step was not taken`;
-}
+/** Sources know where a row comes from and name it themselves; here only its turn is known. */
+const inOrder = ({ row, dim, value }: BadRow): string =>
+  `row ${row} in training order holds ${value} at dimension ${dim}`;
 
 function whereInterrupted(run: RunState, { steps }: Schedule, checkpoints: Checkpoints | undefined): string {
   const where = `interrupted after step ${run.step} of ${steps}`;

@@ -6,7 +6,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
 import { disposeSae, type OpenSource, type TrainOptions, trainSae } from "../../src/sae/index.ts";
-import { SluiceError } from "../../src/util/index.ts";
+import { inputError, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { arraySource, syntheticRows, withDevice } from "./helpers.ts";
 
@@ -64,13 +64,17 @@ test("rows of another width are refused", () =>
   ));
 
 test("NaN in the first batches is found before training, with its place", () =>
-  refused(options({ openSource: withValue(3, Number.NaN) }), "input", /row 3 .* NaN at dimension 4/));
+  refused(
+    options({ openSource: withValue(3, Number.NaN) }),
+    "input",
+    /row 3 in training order holds NaN at dimension 4/,
+  ));
 
 test("NaN later stops the run at its step, with its place", () =>
   refused(
     options({ openSource: withValue(300, Number.NaN) }),
     "numeric",
-    /step 10 .*row 300 .*NaN at dimension 4/,
+    /step 10 .*row 300 in training order holds NaN at dimension 4/,
   ));
 
 test("infinity later stops the run at its step", () =>
@@ -107,8 +111,73 @@ test("a learning rate that blows up is a numeric error before anything is writte
   using temp = temporaryFolder();
   const train = { ...options().train, lr: 3e38, warmupSteps: 0 };
   const checkpoint = { folder: temp.path, everyMinutes: 0, everyTokens: BATCH };
-  await refused(options({ train, checkpoint }), "numeric", /not finite after step|has loss/);
+  await refused(
+    options({ train, checkpoint }),
+    "numeric",
+    /update of step 1 \(lr 3e\+38\) ruined the parameters.*no checkpoint before it/,
+  );
   assert.deepEqual(fs.readdirSync(temp.path), []);
+});
+
+test("a loss without bounds on finite rows saves the step before it and names the checkpoint", async () => {
+  using temp = temporaryFolder();
+  const checkpoint = { folder: temp.path, everyMinutes: 0, everyTokens: 4 * BATCH };
+  const run = options({ checkpoint, openSource: withValue(370, 1e30) });
+  const message =
+    /step 12 has loss Infinity.*parameters are finite.*step 11 is saved in .*step-00000011.*same command continues.*another folder/;
+  await refused(run, "numeric", message);
+  assert.deepEqual(fs.readdirSync(temp.path).sort(), ["step-00000008", "step-00000011"]);
+  await refused({ ...run, resume: true }, "numeric", message);
+});
+
+test("a source that fails costs no step: what was done is saved, and the run ends with the bits of an undisturbed one", async () => {
+  using temp = temporaryFolder();
+  const x = syntheticRows(ROWS, D);
+  let fail = true;
+  const openSource: OpenSource = async (state) => {
+    const source = await arraySource(x, D)(state);
+    async function* read() {
+      let left = 8;
+      for await (const batch of source) {
+        yield batch;
+        if (fail && --left === 0) throw inputError("window 9 holds NaN");
+      }
+    }
+    return Object.assign(read(), { state: () => source.state?.() ?? { json: null } });
+  };
+  const checkpoint = { folder: temp.path, everyMinutes: 0 };
+  await refused(
+    options({ checkpoint, openSource }),
+    "input",
+    /window 9 holds NaN\. Step \d+ was not taken; step \d+ is saved in .*the same command continues/,
+  );
+  assert.equal(fs.readdirSync(temp.path).length, 1);
+  fail = false;
+  await withDevice("ref", async (device) => {
+    const weights = async (opts: TrainOptions) => {
+      const { sae, resumedFrom } = await trainSae(device, opts);
+      const values = await sae.params.wEnc.floats();
+      disposeSae(sae);
+      return { values, resumedFrom };
+    };
+    const resumed = await weights(options({ checkpoint, openSource, resume: true }));
+    assert.ok((resumed.resumedFrom ?? 0) > 5);
+    assert.deepEqual(resumed.values, (await weights(options({ openSource: arraySource(x, D) }))).values);
+  });
+});
+
+test("a batch of one row is refused", () =>
+  refused(options({ train: { tokens: 32, batch: 1 } }), "usage", /batch=1 is too small.*at least 2/));
+
+test("half-written checkpoints of a living process are left to it", async () => {
+  using temp = temporaryFolder();
+  const theirs = `.step-00000012.tmp-${process.ppid}-1`;
+  fs.mkdirSync(path.join(temp.path, theirs));
+  await withDevice("ref", async (device) => {
+    const { sae } = await trainSae(device, options({ checkpoint: { folder: temp.path } }));
+    disposeSae(sae);
+  });
+  assert.deepEqual(fs.readdirSync(temp.path).sort(), [theirs, "step-00000020"]);
 });
 
 test("a checkpoint of another run is refused with the fields that differ", async () => {
