@@ -4,16 +4,22 @@
  */
 import { join } from "node:path";
 import { ActivationWriter } from "../store/index.ts";
-import type { Tokenizer, TokenPacker } from "../text/index.ts";
+import type { TokenPacker } from "../text/index.ts";
 import { inputError, interruptedError, usageError } from "../util/index.ts";
 import type { LanguageModel } from "./language-model.ts";
-import { type LiveBlock, liveActivations, rowWidth } from "./live-activations.ts";
+import {
+  badActivation,
+  type LiveActivations,
+  type LiveBlock,
+  liveActivations,
+  rowWidth,
+} from "./live-activations.ts";
 
 export interface HarvestOptions {
   readonly lm: LanguageModel;
   readonly packer: TokenPacker;
   readonly hooks: readonly string[];
-  /** Rows to write, special tokens not counted. */
+  /** Rows to write, excluded tokens not counted. */
   readonly tokens: number;
   readonly dtype: "f32" | "f16";
   /** What the text is and how its windows are chosen, any JSON: stands in the index; other ones are refused on resume. */
@@ -22,6 +28,8 @@ export interface HarvestOptions {
   readonly out: string;
   /** Leave out rows whose norm exceeds this multiple of the median of their block; 0 keeps all. */
   readonly maxNorm?: number;
+  /** Ids whose rows are left out; default all special tokens. */
+  readonly excludeTokens?: ReadonlySet<number>;
   /** Windows of a forward pass; default 16. */
   readonly windows?: number;
   /** Rows of a shard; default 64 MB, or a sixteenth of the harvest if that is less. */
@@ -44,9 +52,6 @@ export interface HarvestResult {
   readonly exhausted: boolean;
 }
 
-/** Tokens that are never measured or trained on: BOS, EOS, padding and other special ones. */
-export const specialTokens = (tokenizer: Tokenizer): ReadonlySet<number> => tokenizer.specialIds;
-
 /** One store being written. */
 interface Target {
   readonly hook: string;
@@ -57,16 +62,27 @@ interface Target {
   rows: number;
 }
 
-/** Writes `tokens` rows of every hook point. Ctrl-C keeps the whole shards. */
+/** Writes `tokens` rows of every hook point. Ctrl-C keeps the whole shards; what ends without a row leaves no store. */
 export async function harvest(options: HarvestOptions): Promise<HarvestResult> {
-  const { lm, packer, tokens, signal, onProgress, windows = 16, maxNorm = 0 } = options;
-  const filter = {
-    excludeTokens: specialTokens(lm.tokenizer),
-    maxNorm: maxNorm ? { multiple: maxNorm } : undefined,
-  };
+  const { lm, packer, windows = 16, maxNorm = 0, signal, excludeTokens = lm.tokenizer.specialIds } = options;
+  const filter = { excludeTokens, maxNorm: maxNorm ? { multiple: maxNorm } : undefined };
   const live = liveActivations({ model: lm.model, packer, hooks: options.hooks, filter, windows, signal });
   const targets: Target[] = [];
-  for (const hook of live.hooks) targets.push(await openTarget(options, hook));
+  try {
+    for (const hook of live.hooks) targets.push(await openTarget(options, hook, live.hooks.length > 1));
+    return await fill(targets, live, options);
+  } catch (error) {
+    if (!signal?.aborted) for (const { writer } of targets) writer.discardEmpty();
+    throw error;
+  }
+}
+
+async function fill(
+  targets: readonly Target[],
+  live: LiveActivations,
+  options: HarvestOptions,
+): Promise<HarvestResult> {
+  const { packer, tokens, signal, onProgress, windows = 16 } = options;
   const rowsNow = () => Math.min(...targets.map((t) => t.rows));
   const resumedFrom = rowsNow();
   const open = targets.filter((t) => !t.writer.complete);
@@ -87,6 +103,7 @@ export async function harvest(options: HarvestOptions): Promise<HarvestResult> {
       `harvest: interrupted; ${kept} of ${tokens} rows are on disk, the same command continues`,
     );
   }
+  if (rows === 0) throw inputError("harvest: the text gave no row; nothing was written");
   for (const { writer } of open) await writer.finish({ tokens });
   return {
     rows,
@@ -100,8 +117,10 @@ export async function harvest(options: HarvestOptions): Promise<HarvestResult> {
 
 const SHARD_BYTES = 64e6;
 
-async function openTarget(options: HarvestOptions, hook: string): Promise<Target> {
+/** `several`: each point has its own subfolder. */
+async function openTarget(options: HarvestOptions, hook: string, several: boolean): Promise<Target> {
   const { lm, out, dtype, seed, source, tokens, windows = 16, maxNorm = 0 } = options;
+  const { excludeTokens = lm.tokenizer.specialIds } = options;
   const width = rowWidth(lm.model, hook);
   const spec = {
     hook,
@@ -109,15 +128,18 @@ async function openTarget(options: HarvestOptions, hook: string): Promise<Target
     width,
     dtype,
     seed,
-    source: { ...source, windows, maxNorm },
+    source: { ...source, windows, maxNorm, excludeTokens: [...excludeTokens].sort((a, b) => a - b) },
   };
   const rowBytes = width * (dtype === "f16" ? 2 : 4);
   const shardRows =
     options.shardRows ??
     Math.max(1, Math.floor(Math.min(SHARD_BYTES / rowBytes, Math.max(4096, tokens / 16))));
-  const folder = options.hooks.length === 1 ? out : join(out, hook);
+  const folder = several ? join(out, hook) : out;
   const writer = await ActivationWriter.open(folder, spec, { shardRows });
   const harvested = writer.notes.tokens;
+  if (writer.complete && writer.rows === 0) {
+    throw inputError(`${folder}: holds a finished harvest without a row; delete it or choose another folder`);
+  }
   if (writer.complete && harvested !== tokens) {
     throw usageError(
       `${folder}: holds a finished harvest of ${harvested} rows, not ${tokens}; choose another folder, or ask for --tokens ${harvested}`,
@@ -130,7 +152,7 @@ async function openTarget(options: HarvestOptions, hook: string): Promise<Target
 async function append(
   { hook, writer, last, rows }: Target,
   block: LiveBlock,
-  { tokens, dtype, lm }: HarvestOptions,
+  { tokens, dtype }: HarvestOptions,
 ): Promise<number> {
   let from = 0;
   if (last) while (from < block.rows && !isBehind(block, from, last)) from++;
@@ -140,13 +162,8 @@ async function append(
   const activations = block.activations[hook].subarray(from * width, to * width);
   const bad = activations.findIndex((v) => !(Math.abs(v) <= LARGEST[dtype]));
   if (bad >= 0) {
-    const row = from + Math.floor(bad / width);
-    throw inputError(
-      `${lm.name}: ${hook} is ${activations[bad]} at dimension ${bad % width} of window ${block.windows[row]}, position ${block.positions[row]}` +
-        (Number.isFinite(activations[bad])
-          ? "; f16 ends at 65504, use --dtype f32"
-          : "; nothing was kept of it"),
-    );
+    const at = { row: from + Math.floor(bad / width), dim: bad % width, value: activations[bad] };
+    throw badActivation(hook, block, at, "f16 ends at 65504, use --dtype f32");
   }
   await writer.append({
     activations,

@@ -8,14 +8,16 @@ import type { ActivationSource, OpenSource, SourceState } from "../sae/index.ts"
 import {
   createRowFilter,
   type FilterCounts,
+  firstNonFinite,
+  type NonFinite,
   type RowFilterOptions,
   SHUFFLE_CAPACITY,
   type ShuffledState,
   shuffled,
   takeRows,
 } from "../store/index.ts";
-import type { PackedBatch, PackerState, TokenPacker } from "../text/index.ts";
-import { Rng, usageError } from "../util/index.ts";
+import type { PackedBatch, PackerState, Tokenizer, TokenPacker } from "../text/index.ts";
+import { inputError, Rng, usageError } from "../util/index.ts";
 
 export interface LiveOptions {
   readonly model: Transformer;
@@ -66,7 +68,52 @@ export function rowWidth(model: Transformer, hook: string): number {
 
 const LIVE_WINDOWS = 16;
 
-/** Reads windows from where the packer stands. */
+/**
+ * Ids of the tokens whose rows are left out: `--exclude-tokens` as typed. Undefined: all special tokens; `none`: no token;
+ * else ids, token texts and the word `special`, separated by commas. A number is an id; a text must be one token.
+ */
+export function parseExcludedTokens(tokenizer: Tokenizer, spec?: string): ReadonlySet<number> {
+  if (spec === undefined) return tokenizer.specialIds;
+  if (spec.trim() === "none") return new Set();
+  const parts = spec.split(",").filter((part) => part !== "");
+  return new Set(
+    parts.flatMap((part) => (part === "special" ? [...tokenizer.specialIds] : idOf(tokenizer, part))),
+  );
+}
+
+function idOf(tokenizer: Tokenizer, part: string): number {
+  const name = `--exclude-tokens ${JSON.stringify(part)}`;
+  if (/^\s*\d+\s*$/.test(part)) {
+    const id = Number(part);
+    if (id < tokenizer.vocabSize) return id;
+    throw usageError(`${name}: the tokenizer has only ${tokenizer.vocabSize} ids`);
+  }
+  const named = tokenizer.idOf(part);
+  if (named !== undefined) return named;
+  const ids = tokenizer.encode(part);
+  if (ids.length === 1) return ids[0];
+  throw usageError(
+    `${name}: this is ${ids.length} tokens (${ids.join(", ")}), not one; name tokens by their ids`,
+  );
+}
+
+/** NaN or infinity at a point, or a number that cannot be stored, named by the window and token that it comes from. */
+export function badActivation(
+  hook: string,
+  block: Pick<LiveBlock, "windows" | "positions" | "tokens">,
+  { row, dim, value }: NonFinite,
+  advice = "the model's weights or the point are at fault",
+): Error {
+  const { windows, positions, tokens } = block;
+  return inputError(
+    `${hook} is ${value} at dimension ${dim} of window ${windows[row]}, position ${positions[row]} (token ${tokens[row]}); ${advice}`,
+  );
+}
+
+/**
+ * Reads windows from where the packer stands. A whole pass over the text without one row is an error; after an error the
+ * packer stands before the failed block.
+ */
 export function liveActivations(options: LiveOptions): LiveActivations {
   const { model, packer, windows = LIVE_WINDOWS, until = packer.windows, signal } = options;
   const wanted = new Set(options.hooks.map((h) => resolveHook(model.spec, h)));
@@ -77,18 +124,34 @@ export function liveActivations(options: LiveOptions): LiveActivations {
 
   async function* read(): AsyncGenerator<LiveBlock> {
     let wanted = options.rows ?? Number.POSITIVE_INFINITY;
+    let barren = 0; // windows since the last one that gave a row
     for (;;) {
-      const { epoch, index } = packer.state;
-      const first = epoch * packer.windows + index;
+      const before = packer.state;
+      const first = before.epoch * packer.windows + before.index;
       if (wanted <= 0 || first >= until || signal?.aborted) return;
       const batch = packer.next(Math.min(windows, until - first));
-      const block = await readBlock(model, hooks, batch, { context: packer.context, first, filter });
+      let block: LiveBlock;
+      try {
+        block = await readBlock(model, hooks, batch, { context: packer.context, first, filter });
+        barren = block.rows > 0 ? 0 : barren + batch.tokens.length / packer.context;
+        if (barren >= packer.windows) throw inputError(noRows(packer.windows, filter.counts));
+      } catch (error) {
+        packer.restore(before);
+        throw error;
+      }
       yield block.rows > wanted ? head(block, wanted) : block;
       wanted -= block.rows;
       await setImmediate(); // timers and sockets get their turn
     }
   }
   return { counts: filter.counts, hooks, [Symbol.asyncIterator]: read };
+}
+
+function noRows(windows: number, { seen, token, norm }: FilterCounts): string {
+  return (
+    `activations: a whole pass over the text (${windows} windows) gave no row: of ${seen} tokens ${token} were left out as ` +
+    `excluded ones and ${norm} for their norm; raise --max-norm, exclude fewer tokens or add text`
+  );
 }
 
 async function readBlock(
@@ -105,17 +168,24 @@ async function readBlock(
     captured[hook].dispose();
   }
   const lead = whole[hooks[0]];
-  const kept = filter.select(lead, lead.length / n, batch.tokens);
+  const at = (rows: Int32Array) => ({
+    tokens: rows.map((i) => batch.tokens[i]),
+    positions: rows.map((i) => i % context),
+    windows: rows.map((i) => first + Math.floor(i / context)),
+  });
+  const kept = filter.select(lead, lead.length / n, batch.tokens, (bad) =>
+    badActivation(hooks[0], at(Int32Array.of(bad.row)), { ...bad, row: 0 }),
+  );
   const activations = Object.fromEntries(
     hooks.map((h) => [h, takeRows(whole[h], whole[h].length / n, kept)]),
   );
-  return {
-    rows: kept.length,
-    activations,
-    tokens: kept.map((i) => batch.tokens[i]),
-    positions: kept.map((i) => i % context),
-    windows: kept.map((i) => first + Math.floor(i / context)),
-  };
+  const block = { rows: kept.length, activations, ...at(kept) };
+  for (const hook of hooks) {
+    const x = activations[hook];
+    const bad = firstNonFinite(x, x.length / Math.max(kept.length, 1));
+    if (bad) throw badActivation(hook, block, bad);
+  }
+  return block;
 }
 
 /** The first rows of a block. */

@@ -3,14 +3,16 @@
  * `run.json`, `metrics.jsonl`, `checkpoints/` while it runs, and at the end the SAE in SAELens' layout.
  */
 import { createHash } from "node:crypto";
-import { mkdir, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { resolveHook } from "../models/index.ts";
 import {
   disposeSae,
   loadSae,
+  lockFolder,
   type Notes,
   type OpenSource,
+  type SaeConfig,
   type SaeTrainConfig,
   type SaeTrainInput,
   saeConfig,
@@ -24,9 +26,10 @@ import {
 import { type ActivationStore, openActivations } from "../store/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { TokenSource } from "../text/index.ts";
+import { removeStaleTemps } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { openLiveSource, rowWidth } from "./live-activations.ts";
-import { claimFolder, writeRun } from "./sae-run.ts";
+import { clearFolder, inspectFolder, type RunOutcome, type SaeRunFile, writeRun } from "./sae-run.ts";
 import { tokensHash } from "./text-tokens.ts";
 
 /** Where activations come from. */
@@ -45,6 +48,8 @@ export type SaeSource =
       readonly windows?: number;
       /** Rows leave when their norm exceeds this multiple of the median of their block; 0 (default) keeps all. */
       readonly maxNorm?: number;
+      /** Ids whose rows are left out; default all special tokens. */
+      readonly excludeTokens?: ReadonlySet<number>;
       /** Told how many rows the model has computed in this process. */
       readonly onRows?: (rows: number) => void;
     };
@@ -60,6 +65,8 @@ export interface SaeRunOptions {
   readonly out: string;
   /** Of the program, for run.json. */
   readonly version?: string;
+  /** Of the program's clone, for run.json. */
+  readonly commit?: string;
   /** Replaces a finished run of this owner with other settings. */
   readonly owner?: string;
   /** Minutes between checkpoints; default 10. */
@@ -89,7 +96,7 @@ interface Opened {
 
 /**
  * Trains, saves, and gives back the SAE of raw inputs, which the caller disposes. A folder with this very run is continued, or
- * left alone if it is finished; one with anything else is refused.
+ * left alone if it is finished; one with anything else is refused, and so is one that a living process works in.
  */
 export async function trainSaeRun(device: Device, options: SaeRunOptions): Promise<SaeRunResult> {
   const { out, features, k, buffer, arch, source } = options;
@@ -104,47 +111,84 @@ export async function trainSaeRun(device: Device, options: SaeRunOptions): Promi
       width: opened.width,
       source: { ...opened.metadata, ...opened.settings },
       buffer,
+      backend: device.name, // another one has other last bits
       train,
     };
-    const found = await claimFolder(out, settings, options.owner);
-    if (found?.outcome) return { ...found.outcome, ...(await finished(device, out)), train };
-    await mkdir(out, { recursive: true });
-    const run = found ?? {
-      settings,
-      version: options.version,
-      owner: options.owner,
-      started: new Date().toISOString(),
-      outcome: null,
-    };
-    if (!found) await writeRun(out, run);
-    const checkpoints = join(out, "checkpoints");
-    const result = await trainSae(device, {
-      ...options, // signal, logEvery, onMetrics, onStep
-      config,
-      train,
-      openSource: opened.open(train),
-      metadata: opened.metadata,
-      metricsFile: join(out, "metrics.jsonl"),
-      checkpoint: { folder: checkpoints, everyMinutes: options.checkpointMinutes },
-      resume: true,
-    });
+    const inspect = () => inspectFolder(out, settings, options.owner);
+    const before = inspect();
+    if (before.run?.outcome) return await finished(device, out, before.run.outcome, train);
+    const unlock = lockFolder(out);
     try {
-      const { stopped, steps, tokens, inputScale, record } = result;
-      await saveSae(out, result.sae);
-      await writeRun(out, { ...run, outcome: { stopped, steps, tokens, inputScale, record } });
-      await rm(checkpoints, { recursive: true, force: true }); // all that counts is in the SAE now
-    } catch (error) {
-      disposeSae(result.sae);
-      throw error;
+      const { run, replace } = inspect(); // of a run that ended meanwhile
+      if (run?.outcome) return await finished(device, out, run.outcome, train);
+      if (replace) await clearFolder(out);
+      removeStaleTemps(out);
+      return await work(device, options, { opened, settings, config, train, run });
+    } finally {
+      unlock();
     }
-    return { ...result, finishedBefore: false };
   } finally {
     opened.close();
   }
 }
 
-async function finished(device: Device, out: string): Promise<Pick<SaeRunResult, "sae" | "finishedBefore">> {
-  return { sae: (await loadSae(device, out)).sae, finishedBefore: true };
+const checkpointsIn = (out: string): string => join(out, "checkpoints");
+
+interface Work {
+  readonly opened: Opened;
+  readonly settings: Notes;
+  readonly config: SaeConfig;
+  readonly train: SaeTrainConfig;
+  /** As found in the folder. */
+  readonly run?: SaeRunFile;
+}
+
+async function work(
+  device: Device,
+  options: SaeRunOptions,
+  { opened, settings, config, train, run: found }: Work,
+): Promise<SaeRunResult> {
+  const { out, version, commit, owner } = options;
+  const run = found ?? {
+    settings,
+    version,
+    commit,
+    owner,
+    started: new Date().toISOString(),
+    outcome: null,
+  };
+  if (!found) await writeRun(out, run);
+  const result = await trainSae(device, {
+    ...options, // signal, logEvery, onMetrics, onStep
+    config,
+    train,
+    openSource: opened.open(train),
+    metadata: opened.metadata,
+    metricsFile: join(out, "metrics.jsonl"),
+    checkpoint: { folder: checkpointsIn(out), everyMinutes: options.checkpointMinutes },
+    resume: true,
+  });
+  try {
+    const { stopped, steps, tokens, inputScale, record } = result;
+    await saveSae(out, result.sae);
+    await writeRun(out, { ...run, outcome: { stopped, steps, tokens, inputScale, record } });
+    await rm(checkpointsIn(out), { recursive: true, force: true }); // all that counts is in the SAE now
+  } catch (error) {
+    disposeSae(result.sae);
+    throw error;
+  }
+  return { ...result, finishedBefore: false };
+}
+
+/** The SAE of a run that is done; removes the checkpoints that it kept when it was killed at its very end. */
+async function finished(
+  device: Device,
+  out: string,
+  outcome: RunOutcome,
+  train: SaeTrainConfig,
+): Promise<SaeRunResult> {
+  await rm(checkpointsIn(out), { recursive: true, force: true });
+  return { ...outcome, train, sae: (await loadSae(device, out)).sae, finishedBefore: true };
 }
 
 async function openSource(source: SaeSource, buffer: number, signal?: AbortSignal): Promise<Opened> {
@@ -192,6 +236,7 @@ function fromModel(
   signal?: AbortSignal,
 ): Opened {
   const { lm, tokens, text, context, windows = 16, maxNorm = 0, onRows } = source;
+  const { excludeTokens = lm.tokenizer.specialIds } = source;
   const hook = resolveHook(lm.model.spec, source.hook);
   const packing = { context: context ?? lm.model.spec.contextLength, shuffle: true };
   return {
@@ -203,9 +248,15 @@ function fromModel(
       dataset_path: text,
       context_size: packing.context,
       prepend_bos: lm.tokenizer.bosId !== undefined,
-      exclude_special_tokens: true,
+      exclude_special_tokens: excludedOf(excludeTokens, lm.tokenizer.specialIds),
     },
-    settings: { kind: "live", tokens: tokensHash(tokens), windows, maxNorm },
+    settings: {
+      kind: "live",
+      tokens: tokensHash(tokens),
+      windows,
+      maxNorm,
+      excludeTokens: [...excludeTokens].sort((a, b) => a - b),
+    },
     open: ({ batch, seed, tokens: wanted }) =>
       openLiveSource({
         model: lm.model,
@@ -215,7 +266,7 @@ function fromModel(
         until: Number.POSITIVE_INFINITY,
         rows: Math.floor(wanted / batch) * batch,
         filter: {
-          excludeTokens: lm.tokenizer.specialIds,
+          excludeTokens,
           maxNorm: maxNorm ? { multiple: maxNorm } : undefined,
         },
         capacity,
@@ -226,4 +277,11 @@ function fromModel(
       }),
     close: () => {},
   };
+}
+
+/** In SAELens' words: true for all special tokens, false for none, else the ids. */
+function excludedOf(chosen: ReadonlySet<number>, special: ReadonlySet<number>): boolean | number[] {
+  if (chosen.size === 0) return false;
+  const all = chosen.size === special.size && [...chosen].every((id) => special.has(id));
+  return all || [...chosen].sort((a, b) => a - b);
 }

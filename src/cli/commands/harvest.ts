@@ -3,9 +3,14 @@
  */
 import { z } from "zod";
 import { harvest, tokensHash, windowsOf } from "../../recipes/index.ts";
+import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { formatCount } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+
+/** Of `--exclude-tokens`. */
+export const EXCLUDE_TOKENS =
+  "tokens whose rows are left out: ids or texts separated by commas, `special` for all special ones, or `none` [special]";
 
 export const harvestCommand = defineCommand({
   name: "harvest",
@@ -13,7 +18,7 @@ export const harvestCommand = defineCommand({
   description:
     "Runs text through the model and writes the rows at one or several hook points as safetensors shards with their " +
     "tokens and positions. One forward pass serves all points and stops after the last. BOS and other special tokens " +
-    "are left out. The same command continues an interrupted harvest.",
+    "are left out unless --exclude-tokens chooses others. The same command continues an interrupted harvest.",
   schema: z.object({
     model: z.string().describe("model folder (config.json, model.safetensors, tokenizer.json)"),
     ...textFields("train"),
@@ -27,6 +32,7 @@ export const harvestCommand = defineCommand({
       .min(0)
       .default(0)
       .describe("leave out rows above this multiple of the median norm; 0 keeps all"),
+    excludeTokens: z.string().optional().describe(EXCLUDE_TOKENS),
     shuffle: z.boolean().default(true).describe("take the windows of the text in random order"),
     seed: z.number().int().min(0).default(0).describe("seed of that order"),
     windows: count().default(16).describe("windows per forward pass"),
@@ -46,6 +52,7 @@ export const harvestCommand = defineCommand({
           const result = await harvest({
             ...options,
             lm,
+            excludeTokens: parseExcludedTokens(lm.tokenizer, options.excludeTokens),
             packer,
             hooks: options.hook,
             source: {

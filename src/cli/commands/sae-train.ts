@@ -3,12 +3,22 @@
  */
 import { z } from "zod";
 import { type SaeSource, trainSaeRun } from "../../recipes/index.ts";
+import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { disposeSae, saeTrainSchema } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, type CommandResult, defineCommand } from "../command.ts";
-import { packageVersion } from "../package.ts";
-import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import { commandName, packageCommit, packageVersion, shellWord } from "../package.ts";
+import { EXCLUDE_TOKENS } from "./harvest.ts";
+import {
+  count,
+  deviceFields,
+  refuseLiveFlags,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const schema = z.object({
   activations: z
@@ -31,6 +41,7 @@ const schema = z.object({
     .min(0)
     .default(0)
     .describe("leave out rows above this multiple of the median norm; 0 keeps all"),
+  excludeTokens: z.string().optional().describe(EXCLUDE_TOKENS),
   logEvery: count().default(50).describe("steps between records in metrics.jsonl"),
   checkpointMinutes: z
     .number()
@@ -59,6 +70,7 @@ export const saeTrain = defineCommand({
         if (model !== undefined || text !== undefined) {
           throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
         }
+        refuseLiveFlags(context, ["windows", "maxNorm", "excludeTokens"]);
         return train(device, { kind: "store", folder: activations, hook }, options, context);
       }
       if (model === undefined || text === undefined || hook === undefined) {
@@ -69,7 +81,10 @@ export const saeTrain = defineCommand({
       return withModel(device, model, (lm) =>
         withTokens({ ...options, text }, lm.tokenizer, context, (tokens) => {
           const name = `${text.join(", ")} (${options.split})`;
-          return train(device, { ...options, kind: "live", lm, hook, tokens, text: name }, options, context);
+          const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);
+          const { context: window, windows, maxNorm } = options;
+          const rows = { context: window, windows, maxNorm, excludeTokens };
+          return train(device, { ...rows, kind: "live", lm, hook, tokens, text: name }, options, context);
         }),
       );
     }),
@@ -82,12 +97,14 @@ async function train(
   context: CommandContext,
 ): Promise<CommandResult> {
   const { out } = options;
+  const rssAtStart = process.memoryUsage.rss();
   const progress = trainProgress(options, context);
   const { sae, tokens, record, stopped, resumedFrom, finishedBefore } = await trainSaeRun(device, {
     ...options,
     source: source.kind === "live" ? { ...source, onRows: progress.reading } : source,
     train: trainInput(options),
     version: packageVersion(),
+    commit: packageCommit(),
     signal: context.signal,
     onMetrics: (r) => progress.details({ ev: r.explained_variance.toFixed(4) }),
     onStep: (s) => progress.training(s.tokens, s.loss),
@@ -104,10 +121,35 @@ async function train(
       stopped,
       finished_before: finishedBefore,
       resumed_from: resumedFrom ?? null,
-      ...record,
+      steps: record.step,
+      tokens,
+      last_record: record,
+      rss_start_mb: rssAtStart / MB,
+      rss_end_mb: process.memoryUsage.rss() / MB,
+      peak_rss_mb: process.resourceUsage().maxRSS / 1024, // which is in kB
     },
-    text: `${out}: explained variance ${ev} on the last batch, ${formatCount(tokens)} tokens, dead ${dead}. Next: sluice sae eval --sae ${out}`,
+    text: `${out}: explained variance ${ev} on the last batch, ${formatCount(tokens)} tokens, dead ${dead}. Next: ${nextCommand(options)}`,
   };
+}
+
+const MB = 2 ** 20;
+
+/** The command that measures the SAE, on the activations or through the model that it was trained on. */
+function nextCommand({ out, activations, model, text, field, split, context }: Options): string {
+  const live = {
+    model,
+    text: text?.join(","),
+    field,
+    split: split === "all" ? split : undefined, // else the held-out documents, as is the default there
+    context,
+  };
+  const flags = { sae: out, ...(activations === undefined ? live : { activations }) };
+  const words = Object.entries(flags).filter(([, value]) => value !== undefined);
+  return [
+    commandName(),
+    "sae eval",
+    ...words.map(([name, value]) => `--${name} ${shellWord(String(value))}`),
+  ].join(" ");
 }
 
 /** One line while the shuffle buffer is first filled, then one for the training. */
