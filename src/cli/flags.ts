@@ -1,6 +1,7 @@
 /**
  * Flags from a zod schema: camelCase fields become --kebab-case, and each kind of field knows how to read its text.
  */
+import { existsSync } from "node:fs";
 import type { z } from "zod";
 import { didYouMean, formatCount, usageError } from "../util/index.ts";
 import type { CommandSchema } from "./command.ts";
@@ -160,9 +161,10 @@ function parseScalar(field: Field, kind: FieldKind, text: string): unknown {
   }
 }
 
-/** The value that the text of a flag stands for; lists are separated by commas. */
+/** The value that the text of a flag stands for; lists are separated by commas, but a path that exists is one item. */
 export function parseField(field: Field, text: string): unknown {
   if (field.kind !== "list") return parseScalar(field, field.kind, text);
+  if (field.item === "string" && text.includes(",") && existsSync(text)) return [text];
   const parts = text.split(",").map((part) => part.trim());
   return parts.filter((part) => part !== "").map((part) => parseScalar(field, field.item ?? "string", part));
 }

@@ -38,7 +38,7 @@ export function overview(
     "",
     `sluice ${scope}<command> --help shows a command's options, defaults and examples.`,
     "Every command takes --config <file>, --json, --quiet and --debug.",
-    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (work saved).",
+    "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (harvests and trainings save first).",
     "",
   ].join("\n");
 }

@@ -25,10 +25,12 @@ export interface ParsedArguments {
   readonly fields: readonly Field[];
 }
 
+/** A default that the code works out stands in brackets at the end of the description; the help shows it as any other. */
 function describeField(field: Field): string {
   const shown = showDefault(field);
   if (field.required) return `${field.description} (required)`;
-  return shown === undefined ? field.description : `${field.description} (default: ${shown})`;
+  if (shown !== undefined) return `${field.description} (default: ${shown})`;
+  return field.description.replace(/ \[([^\]]+)\]$/, " (default: $1)");
 }
 
 /** A boolean gets both spellings; the help shows the one that changes something. A list may be given piece by piece. */
@@ -38,8 +40,8 @@ function addField(parser: Parser, field: Field): void {
   if (field.kind !== "boolean") {
     const option = new Option(`--${field.flag} ${placeholder(field)}`, describeField(field));
     if (field.kind === "list") {
-      option.argParser((text: string, before?: string) =>
-        before === undefined ? text : `${before},${text}`,
+      option.argParser((text: string, before?: readonly string[]) =>
+        before === undefined ? [text] : [...before, text],
       );
     }
     parser.addOption(option.helpGroup(group));
@@ -47,9 +49,7 @@ function addField(parser: Parser, field: Field): void {
   }
   const on = field.defaultValue === true;
   const yes = new Option(`--${field.flag}`, field.description).helpGroup(group).hideHelp(on);
-  const no = new Option(`--no-${field.flag}`, `turn off: ${field.description}`)
-    .helpGroup(group)
-    .hideHelp(!on);
+  const no = new Option(`--no-${field.flag}`, `do not ${field.description}`).helpGroup(group).hideHelp(!on);
   parser.addOption(yes).addOption(no);
 }
 
@@ -107,7 +107,7 @@ function assignPositional(
     const field = fields.find((f) => f.name === name) as Field;
     if (name in flags) throw usageError(`${name} was given twice: "${words[at]}" and --${field.flag}`);
     if (field.kind === "list") {
-      flags[name] = words.slice(at).map((word) => (parseField(field, word) as unknown[])[0]);
+      flags[name] = words.slice(at).flatMap((word) => parseField(field, word));
       return;
     }
     flags[name] = parseField(field, words[at++]);
@@ -133,7 +133,9 @@ export function parseArguments(command: Command<any>, argv: readonly string[]): 
   for (const field of fields) {
     if (parser.getOptionValueSource(field.name) !== "cli") continue;
     const value = typed[field.name];
-    flags[field.name] = field.kind === "boolean" ? value : parseField(field, value);
+    if (field.kind === "boolean") flags[field.name] = value;
+    else if (field.kind !== "list") flags[field.name] = parseField(field, value);
+    else flags[field.name] = (value as string[]).flatMap((text) => parseField(field, text));
   }
   const globals = {
     config: typed.config,

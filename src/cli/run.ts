@@ -26,6 +26,7 @@ export interface CliOptions {
   exitNow?(code: number): void;
 }
 
+const EARLY_FLAGS = ["--config", "--json", "--quiet", "-q", "--debug", "--help", "-h"];
 const WIDTH = { least: 60, most: 110, otherwise: 100 };
 
 const widthOf = (stream: ProgressStream): number =>
@@ -44,7 +45,8 @@ function findCommand(
   return undefined;
 }
 
-function unknownCommand(catalogue: readonly CatalogueEntry[], words: readonly string[]): SluiceError {
+function unknownCommand(catalogue: readonly CatalogueEntry[], argv: readonly string[]): SluiceError {
+  const words = argv.filter((arg) => !arg.startsWith("-"));
   const names = catalogue.map((e) => e.name);
   const group = names.filter((name) => name.startsWith(`${words[0]} `));
   const typed = words.slice(0, group.length > 0 ? 2 : 1).join(" ");
@@ -53,26 +55,31 @@ function unknownCommand(catalogue: readonly CatalogueEntry[], words: readonly st
 
 /** Help that needs no command loaded: `sluice`, `sluice --help`, `sluice help …`, `sluice sae`. */
 function plainHelp(options: CliOptions, argv: readonly string[]): string | undefined {
-  const words = argv.filter((arg) => !arg.startsWith("-"));
-  const isHelp = argv.length === 0 || argv.includes("--help") || argv.includes("-h");
-  if (words.length === 0 && isHelp)
-    return overview(options.catalogue, options.version, widthOf(options.stdout));
+  const words = argv.filter((arg) => arg !== "--help" && arg !== "-h");
+  const width = widthOf(options.stdout);
+  if (words.length === 0) return overview(options.catalogue, options.version, width);
   const group = options.catalogue.filter((e) => e.name.startsWith(`${words.join(" ")} `));
-  if (
-    words.length > 0 &&
-    group.length > 0 &&
-    words.length === argv.filter((a) => !/^--?h(elp)?$/.test(a)).length
-  ) {
-    return overview(group, options.version, widthOf(options.stdout), words.join(" "));
+  return group.length > 0 ? overview(group, options.version, width, words.join(" ")) : undefined;
+}
+
+/** Common flags may stand before the command; --config brings its file. */
+function splitEarly(argv: readonly string[]): { early: readonly string[]; words: readonly string[] } {
+  let at = 0;
+  while (at < argv.length && argv[at].startsWith("-")) {
+    const [flag] = argv[at].split("=");
+    if (!EARLY_FLAGS.includes(flag)) {
+      throw usageError(
+        `${flag}: before the command only ${EARLY_FLAGS.join(", ")} may stand; name the command first, see sluice --help`,
+      );
+    }
+    at += argv[at] === "--config" ? 2 : 1;
   }
-  return undefined;
+  if (at >= argv.length) throw usageError(`${argv[0]}: name a command too; see sluice --help`);
+  return { early: argv.slice(0, at), words: argv.slice(at) };
 }
 
 async function runCommand(options: CliOptions, argv: readonly string[]): Promise<number> {
-  const leading = argv.findIndex((arg) => !arg.startsWith("-"));
-  const early = leading > 0 ? argv.slice(0, leading) : [];
-  const words = leading > 0 ? argv.slice(leading) : argv;
-  if (leading < 0) throw usageError(`${argv[0]}: name a command first; see sluice --help`);
+  const { early, words } = splitEarly(argv);
   const found = findCommand(options.catalogue, words);
   if (!found) throw unknownCommand(options.catalogue, words);
 
@@ -92,11 +99,11 @@ async function runCommand(options: CliOptions, argv: readonly string[]): Promise
   const controller = new AbortController();
   const release = options.onInterrupt?.(() => {
     if (controller.signal.aborted) {
-      options.stderr.write("\nstopped at once; the last checkpoint is kept\n");
+      options.stderr.write("\nstopped at once\n");
       options.exitNow?.(130);
       return;
     }
-    options.stderr.write("\ninterrupted: finishing the step and saving; Ctrl-C again stops at once\n");
+    options.stderr.write("\ninterrupted: stopping after this step; Ctrl-C again stops at once\n");
     controller.abort(interruptedError("interrupted"));
   });
   const context: CommandContext = {
@@ -151,7 +158,7 @@ export async function runCli(argv: readonly string[], options: CliOptions): Prom
     const help = plainHelp(options, args);
     if (help !== undefined) {
       options.stdout.write(help);
-      return args.length === 0 || args.includes("--help") || args.includes("-h") ? 0 : 2;
+      return 0;
     }
     return await runCommand(options, args);
   } catch (error) {

@@ -33,6 +33,7 @@ test("fields know their kind, flag, default and group", () => {
     [
       ["features", "integer"],
       ["lr", "number"],
+      ["batch", "integer"],
       ["arch", "enum"],
       ["hooks", "list"],
       ["layers", "list"],

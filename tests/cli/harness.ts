@@ -14,6 +14,7 @@ import { interruptedError } from "../../src/util/index.ts";
 export const trainSchema = z.object({
   features: z.number().int().min(1).default(4096).describe("width of the dictionary"),
   lr: z.number().positive().optional().describe("learning rate (default: 2e-4/√(features/16k))"),
+  batch: z.number().int().optional().describe("rows per step [4096, or fewer]"),
   arch: z.enum(["topk", "relu"]).default("topk").describe("activation").meta({ group: "Model" }),
   hooks: z.array(z.string()).default(["blocks.3.hook_resid_post"]).describe("hook points"),
   layers: z.array(z.number().int()).default([]).describe("layers"),

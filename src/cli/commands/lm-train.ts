@@ -56,7 +56,7 @@ const schema = z.object({
   kvHeads: count().default(4).describe("key-value heads").meta(model),
   ffn: count().default(688).describe("width of the MLP's hidden layer").meta(model),
   context: z.number().int().min(2).default(256).describe("tokens of a window").meta(model),
-  tied: z.boolean().default(true).describe("the unembedding is the embedding").meta(model),
+  tied: z.boolean().default(true).describe("use the embedding as the unembedding too").meta(model),
   ropeTheta: z.number().positive().default(10_000).describe("base of the rotary frequencies").meta(model),
   tokens: count().optional().describe("tokens to see [one pass over the text]").meta(optimizer),
   batch: count().default(DEFAULTS.batch).describe("windows per step").meta(optimizer),
