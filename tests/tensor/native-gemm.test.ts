@@ -5,15 +5,10 @@
 import assert from "node:assert/strict";
 import { after, test } from "node:test";
 import { type Addon, dtypeCode, loadAddon } from "../../src/tensor/native/addon.ts";
+import { nativeMissing } from "../native.ts";
 
-let addon: Addon | undefined;
-let missing: string | undefined;
-try {
-  addon = loadAddon();
-} catch (error) {
-  missing = (error as Error).message;
-}
-const skip = missing;
+const skip = nativeMissing;
+const addon: Addon | undefined = skip ? undefined : loadAddon();
 
 const pools = new Map<number, number>();
 function pool(threads: number): number {

@@ -14,14 +14,10 @@ import { type OpName, ops } from "../../src/tensor/ops/index.ts";
 import type { Dense, DType, Kernel, KernelTensor, TensorType } from "../../src/tensor/types.ts";
 import { ITEM_SIZE, rowMajor, sizeOf } from "../../src/tensor/types.ts";
 import { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "../../src/util/half.ts";
+import { nativeMissing } from "../native.ts";
 
-let addon: Addon | undefined;
-let skip: string | undefined;
-try {
-  addon = loadAddon();
-} catch (error) {
-  skip = (error as Error).message;
-}
+const skip = nativeMissing;
+const addon: Addon | undefined = skip ? undefined : loadAddon();
 
 type Table = Readonly<Record<string, Kernel<unknown>>>;
 interface Setup {
