@@ -161,7 +161,9 @@ test("a truncated, missing, damaged or foreign shard is named and refused", asyn
     });
   };
   fs.writeFileSync(shard, good.subarray(0, good.length - 5));
-  await refused(/is truncated: \d+ bytes, the index says \d+; copy it again .*, or harvest into a new folder/);
+  await refused(
+    /is truncated: \d+ bytes, the index says \d+; copy it again .*, or harvest into a new folder/,
+  );
   await assert.rejects(ActivationWriter.open(folder, spec), /shard-00002.*is truncated/);
   fs.rmSync(shard);
   await refused(/is missing/);
