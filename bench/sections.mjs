@@ -17,7 +17,6 @@ const gemm = {
   name: "gemm",
   title: "Matrix products, GFLOP/s",
   unit: "GFLOP/s",
-  rounds: { full: 3, quick: 2 },
   programs: () => [
     { label: "sluice", sluice: ["gemm", "--steps", "10"] },
     { label: "PyTorch", python: compat("torch_gemm.py", "--steps", "10"), needs: ["torch"] },
@@ -34,13 +33,12 @@ const gemm = {
 /** The best PyTorch variant, and the two that do what public libraries do. */
 const SAE_TARGETS = { "sparsify-topk": 1.6, "dictlearn-topk": 5, "saelens-topk": 6 };
 
-const saeStep = (name, sizes, { rounds, inQuick, big = false }) => ({
+const saeStep = (name, sizes, { inQuick, big = false } = {}) => ({
   name,
   title: `TopK SAE step, ${Object.entries(sizes)
     .map(([flag, v]) => `${flag} ${v}`)
     .join(", ")}; tokens/s`,
   unit: "tokens/s",
-  rounds,
   inQuick,
   programs: ({ quick, oldTorch }) => [
     { label: "sluice", sluice: ["sae-step", ...flags(sizes), "--steps", quick ? "4" : "6", "--warmup", "2"] },
@@ -54,7 +52,7 @@ const saeStep = (name, sizes, { rounds, inQuick, big = false }) => ({
         ...(oldTorch ? ["--adam", "plain"] : []),
       ),
       needs: ["torch"],
-      once: label !== "sparsify-topk",
+      once: quick && label !== "sparsify-topk",
     })),
   ],
   rows: [
@@ -65,7 +63,6 @@ const saeStep = (name, sizes, { rounds, inQuick, big = false }) => ({
       targets: SAE_TARGETS,
     },
   ],
-  memory: (r) => r.peak_rss_steps_mb ?? r.peak_rss_mb,
   /** The step beside PyTorch's bare encoder product of the same round. */
   multiple: {
     ours: (r) => r.step_ms,
@@ -103,7 +100,6 @@ const lmForward = {
   name: "lm-forward",
   title: "Llama forward, one layer captured, d 512, 8 layers, vocab 32000, 8 × 128; tokens/s",
   unit: "tokens/s",
-  rounds: { full: 2, quick: 1 },
   programs: (setup) => [
     { label: "sluice", sluice: ["lm-forward", "--steps", "5"] },
     ...languageModel("forward", setup, "--arch", "llama", "--steps", "5"),
@@ -124,7 +120,6 @@ const lmTrain = {
   name: "lm-train",
   title: "Llama training step, d 256, 6 layers, vocab 4096, 32 × 256; tokens/s",
   unit: "tokens/s",
-  rounds: { full: 2, quick: 1 },
   programs: (setup) => [
     { label: "sluice", sluice: ["lm-train", "--steps", setup.quick ? "2" : "3"] },
     ...languageModel("train", setup, "--steps", setup.quick ? "2" : "3"),
@@ -139,11 +134,10 @@ const lmTrain = {
   ],
 };
 
-const generate = (name, what, { batch, sample = false, weights, rounds, inQuick }) => ({
+const generate = (name, what, { batch, sample = false, weights, inQuick }) => ({
   name,
   title: `Generation, ${what}; Llama d 512, 8 layers, vocab 32000, prompt 16, 64 new tokens; tokens/s`,
   unit: "tokens/s",
-  rounds,
   inQuick,
   programs: (setup) => {
     const args = ["--batch", String(batch), ...(sample ? ["--sample"] : [])];
@@ -173,17 +167,9 @@ const SIXTEEN = ["f32", "f16"].map((dtype) => ({ dtype, target: 3 }));
 
 export const SECTIONS = [
   gemm,
-  saeStep("sae-1", { d: 512, features: 8192, k: 32, batch: 4096 }, { rounds: { full: 3, quick: 2 } }),
-  saeStep(
-    "sae-2",
-    { d: 768, features: 24576, k: 32, batch: 4096 },
-    { rounds: { full: 1 }, inQuick: false, big: true },
-  ),
-  saeStep(
-    "sae-3",
-    { d: 2304, features: 16384, k: 64, batch: 2048 },
-    { rounds: { full: 1 }, inQuick: false, big: true },
-  ),
+  saeStep("sae-1", { d: 512, features: 8192, k: 32, batch: 4096 }),
+  saeStep("sae-2", { d: 768, features: 24576, k: 32, batch: 4096 }, { inQuick: false, big: true }),
+  saeStep("sae-3", { d: 2304, features: 16384, k: 64, batch: 2048 }, { inQuick: false, big: true }),
   lmForward,
   lmTrain,
   generate("generate-1", "batch 1, greedy", {
@@ -193,14 +179,12 @@ export const SECTIONS = [
       { dtype: "f16", target: 2 },
       { dtype: "bf16", target: 2 },
     ],
-    rounds: { full: 2, quick: 1 },
   }),
-  generate("generate-16", "batch 16, greedy", { batch: 16, weights: SIXTEEN, rounds: { full: 1, quick: 1 } }),
+  generate("generate-16", "batch 16, greedy", { batch: 16, weights: SIXTEEN }),
   generate("generate-16-sampled", "batch 16, sampled", {
     batch: 16,
     sample: true,
     weights: SIXTEEN,
-    rounds: { full: 1 },
     inQuick: false,
   }),
 ];

@@ -1,9 +1,7 @@
 #!/usr/bin/env node
 /**
- * Runs sluice and the PyTorch peers in turn on this machine and writes the table of README.md.
- *   node bench/side-by-side.mjs [--quick] [--all] [--sections gemm,sae-1] [--rounds n] [--threads 2] [--python path]
- * Sections that were not run keep their last results (results.jsonl), so a table can be made piece by piece; --table
- * only writes it anew, --dry-run only prints the commands.
+ * Runs sluice and the PyTorch peers in turn on this machine and writes the table of README.md; --help has the options.
+ * Sections that were not run keep their last results (results.jsonl), so a table can be made piece by piece.
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -19,19 +17,48 @@ const cli = join(here, "..", "dist", "src", "cli", "main.js");
 const resultsFile = join(here, "results.jsonl");
 const readme = join(here, "README.md");
 const TIMEOUT_MS = 240_000;
+const ROUNDS = { full: 3, quick: 1 };
 
-const { values: options } = parseArgs({
-  options: {
-    quick: { type: "boolean", default: false },
-    all: { type: "boolean", default: false },
-    sections: { type: "string" },
-    rounds: { type: "string" },
-    threads: { type: "string", default: "2" },
-    python: { type: "string" },
-    table: { type: "boolean", default: false },
-    "dry-run": { type: "boolean", default: false },
-  },
+const HELP = `Usage: node bench/side-by-side.mjs [options]
+
+Runs sluice and the PyTorch peers in turn and writes the table of bench/README.md.
+
+  --sections <a,b,…>  only these; the others keep their last results:
+                      ${SECTIONS.map((s) => s.name).join(", ")}
+  --quick             ${ROUNDS.quick} round of the smaller sections, with fewer steps
+  --all               the plain PyTorch model too where Hugging Face's is there
+  --rounds <n>        rounds of each section (default: ${ROUNDS.full}; with --quick ${ROUNDS.quick})
+  --threads <n>       threads of every program (default: 2)
+  --python <path>     interpreter of the peers (default: bench/venv/bin/python, or python3)
+  --table             run nothing, write the table anew
+  --dry-run           run nothing, print the commands
+  -h, --help          show this help
+`;
+
+const { values: options } = readOptions({
+  quick: { type: "boolean", default: false },
+  all: { type: "boolean", default: false },
+  sections: { type: "string" },
+  rounds: { type: "string" },
+  threads: { type: "string", default: "2" },
+  python: { type: "string" },
+  table: { type: "boolean", default: false },
+  "dry-run": { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
 });
+if (options.help) {
+  process.stdout.write(HELP);
+  process.exit(0);
+}
+
+function readOptions(known) {
+  try {
+    return parseArgs({ options: known });
+  } catch (error) {
+    console.error(`${error.message}\n\n${HELP}`);
+    process.exit(2);
+  }
+}
 
 const venv = join(here, "venv", "bin", "python");
 const python = options.python ?? (existsSync(venv) ? venv : "python3");
@@ -97,7 +124,7 @@ function runnable(programs) {
 
 /** Every other round runs backwards, so that no program always comes first; `once` programs run in the first only. */
 function runSection(section) {
-  const count = Number(options.rounds ?? section.rounds[options.quick ? "quick" : "full"] ?? 1);
+  const count = Number(options.rounds ?? ROUNDS[options.quick ? "quick" : "full"]);
   const programs = runnable(section.programs(setup));
   const rounds = [];
   for (let i = 0; i < count; i++) {
@@ -110,6 +137,15 @@ function runSection(section) {
     if (Object.keys(records).length > 0) rounds.push(records);
   }
   return rounds;
+}
+
+/** Short hash, with `-dirty` if a tracked file differs from it, other than those that this script writes. */
+function commitOf(folder) {
+  const git = (...args) => spawnSync("git", ["-C", folder, ...args], { encoding: "utf8" }).stdout?.trim();
+  const hash = git("rev-parse", "--short", "HEAD");
+  const own = [":!bench/results.jsonl", ":!bench/README.md"];
+  const changed = hash && git("status", "--porcelain", "--untracked-files=no", "--", ".", ...own);
+  return changed ? `${hash}-dirty` : hash;
 }
 
 /** Results by section; one line of the file each. */
@@ -152,9 +188,7 @@ if (!existsSync(cli)) {
 
 const results = readResults();
 const machine = `${cpus().length} × ${cpus()[0].model.trim()}, ${Math.round(totalmem() / 1e9)} GB, ${options.threads} threads`;
-const commit = spawnSync("git", ["-C", here, "rev-parse", "--short", "HEAD"], {
-  encoding: "utf8",
-}).stdout?.trim();
+const commit = commitOf(join(here, ".."));
 const named = Object.entries(versions)
   .filter(([, version]) => version)
   .map(([name, version]) => `${name} ${version}`);

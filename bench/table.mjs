@@ -65,13 +65,22 @@ function bestOfPeers(rounds, own, row, peers) {
   return ["best of the peers", "", spread(ratios), ""];
 }
 
+/** Peak memory; sluice's own step also without its yardstick product, which no training run makes. */
+function memory(records) {
+  const middle = (key) => show(median(records.map((r) => r[key])));
+  const all = `${middle("peak_rss_mb")} MB`;
+  return records.every((r) => r.peak_rss_steps_mb)
+    ? `${middle("peak_rss_steps_mb")} MB (${all} with the bare product)`
+    : all;
+}
+
 /** ×GEMM and memory of the SAE steps. */
-function saeNotes({ multiple, memory }, rounds) {
+function saeNotes({ multiple }, rounds) {
   if (!multiple) return [];
   const labels = [...new Set(rounds.flatMap((r) => Object.keys(r)))];
   const own = labels.map((label) => {
     const of = rounds.filter((r) => r[label]);
-    return `${label} ${spread(of.map((r) => multiple.own(r[label])))}, ${show(median(of.map((r) => memory(r[label]))))} MB`;
+    return `${label} ${spread(of.map((r) => multiple.own(r[label])))}, ${memory(of.map((r) => r[label]))}`;
   });
   const against = rounds
     .filter((r) => r.sluice && Object.keys(r).length > 1)

@@ -3,12 +3,11 @@
  */
 import { z } from "zod";
 import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../recipes/bench-lm.ts";
-import { usageError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { benchFields, runBench, size } from "./bench-shared.ts";
 
 const lmFields = (defaults: LmSizes) => ({
-  arch: z.enum(["llama", "gpt2"]).default("llama").describe("shape of the model; gpt2 is not there yet"),
+  arch: z.enum(["llama"]).default("llama").describe("shape of the model"),
   d: size(defaults.d, "width of the residual stream"),
   layers: size(defaults.layers, "blocks"),
   heads: size(defaults.heads, "query heads"),
@@ -18,13 +17,6 @@ const lmFields = (defaults: LmSizes) => ({
   ctx: size(defaults.ctx, "tokens of a window"),
   batch: size(defaults.batch, "windows"),
 });
-
-function requireLlama(arch: "llama" | "gpt2"): void {
-  if (arch === "gpt2")
-    throw usageError(
-      "bench: --arch gpt2 is not supported yet (LayerNorm, learned positions); use --arch llama",
-    );
-}
 
 const SMALL: LmSizes = {
   d: 512,
@@ -67,8 +59,7 @@ export const benchLmForwardCommand = defineCommand({
     "sluice bench lm-forward",
     "sluice bench lm-forward --d 256 --layers 6 --ffn 688 --vocab 4096 --json",
   ],
-  run: ({ arch, ...options }, context) => {
-    requireLlama(arch);
+  run: ({ arch: _, ...options }, context) => {
     const { steps, warmup, threads, layer, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchLmForward(device, sizes, { ...repeats, layer }),
@@ -88,8 +79,7 @@ export const benchLmTrainCommand = defineCommand({
     ...benchFields(5, 1),
   }),
   examples: ["sluice bench lm-train", "sluice bench lm-train --batch 8 --json"],
-  run: ({ arch, ...options }, context) => {
-    requireLlama(arch);
+  run: ({ arch: _, ...options }, context) => {
     const { steps, warmup, threads, micro, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchLmTrain(device, sizes, { ...repeats, micro }),
@@ -115,8 +105,7 @@ export const benchGenerateCommand = defineCommand({
     ...benchFields(5, 1),
   }),
   examples: ["sluice bench generate --dtype f16", "sluice bench generate --batch 16 --sample --json"],
-  run: ({ arch, ...options }, context) => {
-    requireLlama(arch);
+  run: ({ arch: _, ...options }, context) => {
     const { steps, warmup, threads, prompt, newTokens, sample, dtype, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchGenerate(device, sizes, { ...repeats, prompt, newTokens, sample, dtype }),
