@@ -77,7 +77,10 @@ export interface ModelEvalSource {
   readonly text: TokenSource;
   /** Tokens of a window, BOS included; default the model's context. */
   readonly context?: number;
-  /** Ids that are not measured, and keep their activation when the SAE is spliced in; default the special tokens. */
+  /**
+   * Ids that are not measured, and keep their activation when the SAE is spliced in; default those left out of the SAE's
+   * training, or all special tokens if it does not say.
+   */
   readonly excludeTokens?: ReadonlySet<number>;
 }
 
@@ -85,7 +88,7 @@ export interface ModelEvalSource {
 export async function evaluateOnModel(
   device: Device,
   sae: Sae,
-  { lm, hook, text, context, excludeTokens = lm.tokenizer.specialIds }: ModelEvalSource,
+  { lm, hook, text, context, excludeTokens = trainedWithout(sae, lm) }: ModelEvalSource,
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation> {
   refuseOtherModel(sae, lm.hash, `this is ${lm.name}`);
@@ -108,6 +111,13 @@ export async function evaluateOnModel(
     onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
   });
   return { ...evaluation, splice };
+}
+
+/** SAELens' word for it is `exclude_special_tokens`: all, none, or these ids. */
+function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number> {
+  const said = sae.metadata.exclude_special_tokens;
+  if (Array.isArray(said)) return new Set(said.map(Number));
+  return said === false ? new Set() : lm.tokenizer.specialIds;
 }
 
 /** The first windows of the packer's order that hold this many tokens to measure, and how many they hold, no more than asked. */

@@ -2,6 +2,7 @@
  * sae eval: which tokens it measures, what it tells meanwhile, and that both ways to the activations agree.
  */
 import assert from "node:assert/strict";
+import * as fs from "node:fs";
 import * as path from "node:path";
 import { after, before, test } from "node:test";
 import { TINY, tinyWorld } from "../recipes/tiny.ts";
@@ -77,6 +78,36 @@ test("the histogram of densities holds every feature once", async () => {
   assert.equal(edges.at(-1), 0);
   assert.equal(counts.reduce((a, n) => a + n, 0) + never, 32);
   assert.equal(never, 32 * json.dead_fraction);
+});
+
+test("the tokens that the SAE was trained without are not measured, unless others are named", async () => {
+  const share = async (folder: string, ...more: string[]) => {
+    const ran = await sluice(["sae", "eval", "--sae", folder, "--json", ...live, ...more]);
+    assert.equal(ran.code, 0, ran.stderr);
+    const { tokens, ce_tokens } = ran.json<Record<string, number>>();
+    return tokens / ce_tokens;
+  };
+  assert.ok((await share(sae)) < 1, "BOS is left out");
+  assert.ok((await share(sae, "--exclude-tokens", "none")) > 1, "BOS counts, and is no target");
+  const all = `${sae}-all`;
+  fs.cpSync(sae, all, { recursive: true });
+  const file = path.join(all, "cfg.json");
+  const cfg = JSON.parse(fs.readFileSync(file, "utf8"));
+  fs.writeFileSync(
+    file,
+    JSON.stringify({ ...cfg, metadata: { ...cfg.metadata, exclude_special_tokens: false } }),
+  );
+  assert.ok((await share(all)) > 1);
+  assert.ok((await share(all, "--exclude-tokens", "special")) < 1);
+});
+
+test("a training's own last batch stands apart from what an evaluation measures", async () => {
+  const out = path.join(temp.path, "trained");
+  const argv = ["sae", "train", "--activations", acts, "--k", "3", "--features", "32", "--batch", "50"];
+  const trained = (await sluice([...argv, "--tokens", "500", "--out", out, "--json"])).json();
+  assert.equal(trained.tokens, 500);
+  assert.equal("explained_variance" in trained, false);
+  assert.equal(typeof (trained.last_record as Record<string, number>).explained_variance, "number");
 });
 
 test("every part of the evaluation reaches its end and closes its line", async () => {

@@ -5,10 +5,12 @@ import { z } from "zod";
 import {
   evaluateOnModel,
   evaluateOnStore,
+  type LanguageModel,
   type SaeEvalOptions,
   type SaeEvalPart,
   type SaeEvaluation,
 } from "../../recipes/index.ts";
+import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { disposeSae, loadSae, type Sae } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
@@ -31,6 +33,10 @@ const schema = z.object({
     .describe("folder of harvested activations, instead of --model and --text"),
   model: z.string().optional().describe("model folder, for cross-entropy and KL with the SAE in place"),
   ...textFields("heldout"),
+  excludeTokens: z
+    .string()
+    .optional()
+    .describe("tokens that are not measured, as in `sluice harvest` [those left out of the SAE's training]"),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   k: count().optional().describe("active features per token [the SAE's own]"),
   tokens: z
@@ -64,7 +70,7 @@ export const saeEval = defineCommand({
       if (activations !== undefined && (model !== undefined || text !== undefined)) {
         throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
       }
-      if (activations !== undefined) refuseLiveFlags(context);
+      if (activations !== undefined) refuseLiveFlags(context, ["excludeTokens"]);
       if (activations === undefined && (model === undefined || text === undefined)) {
         throw usageError("the SAE is measured on --activations DIR, or on --model and --text together");
       }
@@ -114,7 +120,12 @@ function evaluateLive(
   }
   return withModel(device, model, (lm) =>
     withTokens({ ...options, text }, lm.tokenizer, context, (file) =>
-      evaluateOnModel(device, sae, { lm, hook, text: file, context: options.context }, shared),
+      evaluateOnModel(
+        device,
+        sae,
+        { lm, hook, text: file, context: options.context, excludeTokens: excludedBy(options, lm) },
+        shared,
+      ),
     ),
   );
 }
@@ -124,6 +135,9 @@ const LABELS: Record<SaeEvalPart, string> = {
   activations: "measuring reconstructions",
   model: "measuring the model",
 };
+
+const excludedBy = ({ excludeTokens }: Options, lm: LanguageModel) =>
+  excludeTokens === undefined ? undefined : parseExcludedTokens(lm.tokenizer, excludeTokens);
 
 /** One line for each part of the evaluation. */
 function evalProgress(context: CommandContext) {
