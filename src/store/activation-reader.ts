@@ -149,11 +149,17 @@ export class ActivationStore {
     }
   }
 
-  /** `FOLDER/shard-00001.safetensors: row 3 (row 77 of the store)`. */
-  place(row: number): string {
+  /** As `readRows`, but NaN and infinity are refused by shard, row and dimension. */
+  async readFinite(first: number, count: number, out?: Float32Array): Promise<Float32Array> {
+    const x = await this.readRows(first, count, out);
+    const bad = firstNonFinite(x, this.width);
+    if (!bad) return x;
+    const row = first + bad.row;
     const s = this.#shardOf(row);
     const file = path.join(this.folder, this.index.shards[s].file);
-    return `${file}: row ${row - this.#starts[s]} (row ${row} of the store)`;
+    throw inputError(
+      `${file}: row ${row - this.#starts[s]} (row ${row} of the store) holds ${bad.value} at dimension ${bad.dim}; harvest again`,
+    );
   }
 
   #shardOf(row: number): number {
@@ -167,7 +173,7 @@ export class ActivationStore {
     return low;
   }
 
-  /** Batches in stored order; the last may be shorter. `rows` limits how many are read. */
+  /** Batches in stored order; the last may be shorter. `rows` limits how many are read. NaN is refused by its place. */
   async *batches(options: {
     batch: number;
     first?: number;
@@ -179,7 +185,7 @@ export class ActivationStore {
     const end = Math.min(this.rows, first + (options.rows ?? Infinity));
     for (let row = first; row < end; row += batch) {
       const n = Math.min(batch, end - row);
-      const x = await this.readRows(row, n);
+      const x = await this.readFinite(row, n);
       yield tokens ? { x, rows: n, tokens: await this.readLabels("tokens", row, n) } : { x, rows: n };
     }
   }
@@ -331,12 +337,7 @@ export class ShuffledBatches implements AsyncIterable<ActivationBatch> {
     let filled = 0;
     for (const block of blocks.subarray(number * perWindow, (number + 1) * perWindow)) {
       const n = Math.min(BLOCK, total - block * BLOCK);
-      const x = this.#x.subarray(filled * width, (filled + n) * width);
-      const bad = firstNonFinite(await this.#store.readRows(block * BLOCK, n, x), width);
-      if (bad) {
-        const place = this.#store.place(block * BLOCK + bad.row);
-        throw inputError(`${place} holds ${bad.value} at dimension ${bad.dim}; harvest again`);
-      }
+      await this.#store.readFinite(block * BLOCK, n, this.#x.subarray(filled * width, (filled + n) * width));
       if (this.#tokens) this.#tokens.set(await this.#store.readLabels("tokens", block * BLOCK, n), filled);
       filled += n;
     }

@@ -339,6 +339,9 @@ test("NaN in a shard is named by its place when its window is read, and the stat
   assert.ok(handedOut > 0 && handedOut < 300, "the windows before it are good");
   assert.deepEqual(stream.state(), { epoch: 0, row: handedOut });
   await assert.rejects(read, place);
+  await assert.rejects(async () => {
+    for await (const { rows: n } of store.batches({ batch: 50 })) assert.equal(n, 50);
+  }, place);
   store.close();
 });
 
