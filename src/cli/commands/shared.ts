@@ -26,7 +26,7 @@ export const textFields = (split: Split) => ({
   text: z
     .array(z.string())
     .optional()
-    .describe("corpora of the catalogue (see `sluice text`), text files, .jsonl files or folders"),
+    .describe("corpora of the catalogue (see `sluice text list`), text files, .jsonl files or folders"),
   field: z.string().optional().describe("JSON lines: the field that holds the text [text]"),
   split: z
     .enum(["train", "heldout", "all"])
