@@ -40,6 +40,8 @@ export interface DemoOptions {
   /** The command line that repeats this run, for the page. */
   readonly command: string;
   readonly version: string;
+  /** Of the clone, for the run's record. */
+  readonly commit?: string;
   readonly signal?: AbortSignal;
   readonly report: DemoProgress;
 }
@@ -116,7 +118,7 @@ async function trainStage(
   lm: LanguageModel,
   tokens: TokenFile,
 ): Promise<Sae> {
-  const { hook, features, k, train, buffer, out, report, text, version, signal } = options;
+  const { hook, features, k, train, buffer, out, report, text, version, commit, signal } = options;
   report.stage(`training ${features} features, ${k} of them active per token, on ${hook}`);
   const first = Math.min(buffer, train.tokens);
   let record: TrainRecord | undefined;
@@ -138,6 +140,7 @@ async function trainStage(
     buffer,
     out: pathsIn(out).sae,
     version,
+    commit,
     owner: "sluice demo",
     logEvery: 10,
     signal,

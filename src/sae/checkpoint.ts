@@ -16,9 +16,8 @@ import {
   writeSafetensors,
 } from "../formats/index.ts";
 import type { Tensor } from "../tensor/index.ts";
-import { inputError, ioError, readJson, tempPath, usageError, writeJson } from "../util/index.ts";
+import { inputError, ioError, isAlive, readJson, tempPath, usageError, writeJson } from "../util/index.ts";
 import { differences, type SaeConfig, type SaeTrainConfig } from "./config.ts";
-import { isAlive } from "./folder-lock.ts";
 import { mapParams, type Notes, PARAM_NAMES, type ParamName, paramShapes } from "./sae.ts";
 import type { Batcher, SourceState } from "./source.ts";
 import type { RunState } from "./train.ts";

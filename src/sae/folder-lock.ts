@@ -7,7 +7,7 @@ import { randomInt } from "node:crypto";
 import * as fs from "node:fs";
 import { hostname } from "node:os";
 import * as path from "node:path";
-import { errnoOf, ioError, tempPath, usageError } from "../util/index.ts";
+import { errnoOf, ioError, isAlive, tempPath, usageError } from "../util/index.ts";
 
 const FILE = ".lock";
 const TOUCH_MS = 30_000;
@@ -22,16 +22,6 @@ interface Holder {
   readonly thread?: string;
   readonly since: string;
   readonly id: number;
-}
-
-/** True for a process of this host, also one of another user. */
-export function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return errnoOf(error) === "EPERM";
-  }
 }
 
 function link(file: string): string | undefined {

@@ -431,7 +431,7 @@ const inOrder = ({ row, dim, value }: BadRow): string =>
 function whereInterrupted(run: RunState, { steps }: Schedule, checkpoints: Checkpoints | undefined): string {
   const where = `interrupted after step ${run.step} of ${steps}`;
   if (!checkpoints || run.step === 0) return `${where}; nothing was saved`;
-  return `${where}; saved in ${checkpoints.folder}, resume to continue`;
+  return `${where}; saved in ${checkpoints.folder}, the same run goes on from there`;
 }
 
 function tooFewRows(rows: number, batch: number): string {

@@ -5,7 +5,7 @@
 import { randomInt } from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { inputError, ioError } from "./errors.ts";
+import { errnoOf, inputError, ioError } from "./errors.ts";
 
 export type Bytes = Uint8Array | string;
 /** Receives a function that appends bytes to the new file; returns when all is written. */
@@ -112,12 +112,13 @@ export function removeStaleTemps(folder: string): string[] {
   return stale;
 }
 
-function isAlive(pid: number): boolean {
+/** True for a process of this host, also one of another user. */
+export function isAlive(pid: number): boolean {
   try {
     process.kill(pid, 0);
     return true;
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM"; // it lives, but belongs to somebody else
+    return errnoOf(error) === "EPERM";
   }
 }
 

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { type DemoResult, runDemo } from "../../recipes/index.ts";
 import { formatDuration, type Progress } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { commandName, packagePath, packageVersion, shellWord } from "../package.ts";
+import { commandName, packageCommit, packagePath, packageVersion, shellWord } from "../package.ts";
 import { count, deviceFields, withDevice } from "./shared.ts";
 
 const schema = z.object({
@@ -59,6 +59,7 @@ export const demo = defineCommand({
         train: { tokens: options.tokens, batch: options.batch, lr: options.lr, seed: options.seed },
         command: commandLine(options),
         version: packageVersion(),
+        commit: packageCommit(),
         signal: context.signal,
         report: progress,
       });
