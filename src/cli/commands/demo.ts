@@ -53,6 +53,9 @@ export const demo = defineCommand({
     withDevice(options, async (device) => {
       const folder = options.model ?? bundledModel();
       const progress = stageProgress(context);
+      if (device.name === "ref" && options.tokens >= SLOW_TOKENS) {
+        context.log(`on these loops that takes hours; a small demo: ${commandName()} demo ${SMALL}`);
+      }
       const { metrics, files, seconds } = await runDemo(device, {
         ...options,
         modelFolder: folder,
@@ -67,6 +70,11 @@ export const demo = defineCommand({
       return { json: { ...metrics, files, seconds }, text: story(metrics, { files, seconds, folder }) };
     }),
 });
+
+/** From so many tokens on, and what to type instead, where there are no native kernels. */
+const SLOW_TOKENS = 100_000;
+const SMALL =
+  "--features 1024 --tokens 16k --batch 512 --buffer 4096 --eval-tokens 1k --read-tokens 16k --out out/small";
 
 /** models/brook of the package, as one would type it here. */
 function bundledModel(): string {
