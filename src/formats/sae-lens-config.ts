@@ -4,11 +4,50 @@
 import { inputError } from "../util/index.ts";
 import type { FloatDType } from "./named-array.ts";
 
+/**
+ * SAELens' own architectures, and `sluice`: what SAELens has no name for (kron encoders, residual parts without b_dec, topk
+ * transcoders). Readers that do not know it refuse it by name instead of computing something else.
+ */
+export const SAE_LENS_ARCHITECTURES = {
+  standard: {},
+  topk: { k: true },
+  jumprelu: { threshold: true },
+  gated: { gated: true },
+  transcoder: { transcoder: true },
+  skip_transcoder: { transcoder: true, skip: true },
+  jumprelu_transcoder: { transcoder: true, threshold: true },
+  jumprelu_skip_transcoder: { transcoder: true, threshold: true, skip: true },
+  sluice: { free: true },
+} as const satisfies Record<string, SaeLensTraits>;
+
+interface SaeLensTraits {
+  /** cfg.json has k. */
+  readonly k?: boolean;
+  /** There is a threshold per feature. */
+  readonly threshold?: boolean;
+  /** b_gate, b_mag and r_mag in place of b_enc. */
+  readonly gated?: boolean;
+  /** cfg.json has d_out. */
+  readonly transcoder?: boolean;
+  /** There is W_skip. */
+  readonly skip?: boolean;
+  /** Its tensors are described under our own keys. */
+  readonly free?: boolean;
+}
+
+export type SaeLensArchitecture = keyof typeof SAE_LENS_ARCHITECTURES;
+
+export const saeLensTraits = (architecture: SaeLensArchitecture): SaeLensTraits =>
+  SAE_LENS_ARCHITECTURES[architecture];
+
 export interface SaeLensConfig {
-  architecture: "topk";
+  architecture: SaeLensArchitecture;
   dIn: number;
+  /** Width of what is reconstructed; that of the input but for transcoders. */
+  dOut: number;
   dSae: number;
-  k: number;
+  /** Of topk. */
+  k?: number;
   /** Whether b_dec is subtracted from the input before the encoder. */
   applyBDecToInput: boolean;
   /** `expected_average_only_in` has no run-time code in SAELens: the factor is taken to be folded in. */
@@ -42,7 +81,7 @@ const SCHEMA = 1;
 /** Keys that this reader understands at the top of a v6 cfg.json. */
 const KNOWN = new Set(
   (
-    "architecture d_in d_sae k dtype device apply_b_dec_to_input normalize_activations reshape_activations " +
+    "architecture d_in d_out d_sae k dtype device apply_b_dec_to_input normalize_activations reshape_activations " +
     "rescale_acts_by_decoder_norm metadata sluice"
   ).split(" "),
 );
@@ -55,12 +94,13 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   }
   const given = value as Raw;
   const cfg = isVersion6(given) ? given : upgrade(file, given);
-  const architecture = cfg.architecture;
-  if (architecture !== "topk") {
+  const { architecture } = cfg;
+  if (!isArchitecture(architecture)) {
     throw inputError(
-      `${file}: architecture ${JSON.stringify(architecture)} is not supported yet; supported: topk`,
+      `${file}: architecture ${JSON.stringify(architecture)} is not supported; supported: ${Object.keys(SAE_LENS_ARCHITECTURES).join(", ")}`,
     );
   }
+  const traits = saeLensTraits(architecture);
   if (cfg.rescale_acts_by_decoder_norm === true) {
     throw inputError(
       `${file}: rescale_acts_by_decoder_norm=true is not supported: it changes which features are kept`,
@@ -68,8 +108,13 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   }
   const dIn = whole(file, cfg, "d_in");
   const dSae = whole(file, cfg, "d_sae");
-  const k = whole(file, cfg, "k");
-  if (k > dSae) throw inputError(`${file}: k=${k} is more than d_sae=${dSae}`);
+  const dOut = traits.transcoder || traits.free ? whole(file, { d_out: dIn, ...cfg }, "d_out") : dIn;
+  const k = traits.k ? whole(file, cfg, "k") : undefined;
+  if (k !== undefined && k > dSae) throw inputError(`${file}: k=${k} is more than d_sae=${dSae}`);
+  const applyBDecToInput = flag(file, cfg, "apply_b_dec_to_input", !traits.transcoder);
+  if (traits.transcoder && applyBDecToInput) {
+    throw inputError(`${file}: apply_b_dec_to_input=true, but a transcoder's b_dec belongs to its output`);
+  }
   const warnings: string[] = [];
   const extra: Raw = {};
   for (const [key, v] of Object.entries(cfg)) {
@@ -89,9 +134,10 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   return {
     architecture,
     dIn,
+    dOut,
     dSae,
-    k,
-    applyBDecToInput: flag(file, cfg, "apply_b_dec_to_input", true),
+    ...(k !== undefined && { k }),
+    applyBDecToInput,
     normalizeActivations,
     reshapeActivations: oneOf(file, cfg, "reshape_activations", ["none", "hook_z"]),
     dtype: dtypeOf(file, cfg.dtype),
@@ -101,6 +147,9 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
     warnings,
   };
 }
+
+const isArchitecture = (value: unknown): value is SaeLensArchitecture =>
+  typeof value === "string" && Object.hasOwn(SAE_LENS_ARCHITECTURES, value);
 
 function sluiceKeys(file: string, cfg: Raw): { sluice?: Raw } {
   const sluice = object(file, cfg, "sluice");
@@ -163,7 +212,7 @@ function upgrade(file: string, flat: Raw): Raw {
     }
   } else if (cfg.architecture !== "topk" && activation !== "relu") {
     throw inputError(
-      `${file}: activation_fn ${JSON.stringify(activation)} is not supported; supported: topk`,
+      `${file}: activation_fn ${JSON.stringify(activation)} is not supported; supported: relu, topk`,
     );
   }
   if (cfg.architecture === "topk") cfg.k ??= kwargs.k;

@@ -8,12 +8,14 @@ import {
   add,
   gatherRows,
   greater,
+  kronScores,
   linear,
   linearTopK,
   matmul,
   mul,
   neg,
   reciprocal,
+  relu,
   reshape,
   scatterAddRows,
   scatterLast,
@@ -29,11 +31,14 @@ import {
   topk,
   transpose,
 } from "../tensor/index.ts";
+import { encoderRows, type KronProduct } from "./config.ts";
 import type { Sae } from "./sae.ts";
 
 export interface AuxK {
   /** Indices of the dead features, ascending: i32 [n], n >= 1. */
   readonly dead: Tensor;
+  /** Kron encoders: their rows of W_enc, i32 [2n]: base and extension of the first, of the second … */
+  readonly parents?: Tensor;
   /** Dead features per token. All of them if there are fewer. */
   readonly k: number;
   /** Weight of the loss. */
@@ -48,50 +53,61 @@ export interface MainStep {
   readonly errorSum: Tensor;
 }
 
-/** Gradients of coefficient · L_aux for the n dead rows, in units of 2/B like those of the main step. */
+/** Gradients of coefficient · L_aux, zeros but for the dead rows, in units of 2/B like those of the main step. */
 export interface AuxGradients {
   /** L_aux, []. */
   readonly loss: Tensor;
+  /** [F, E] */
   readonly wDec: Tensor;
+  /** [R, D] */
   readonly wEnc: Tensor;
+  /** [R] */
   readonly bEnc: Tensor;
-  /** Product of each decoder row with its gradient row, [n]. */
+  /** Product of each decoder row with its gradient row, [F]. */
   readonly along: Tensor;
-  /** Rows or numbers of the dead features at their places among all F, zeros elsewhere. */
-  spread(compact: Tensor, F: number): Tensor;
 }
 
 /**
  * d L_aux / d a = 2 (a − r) / (B · variance); the rest is the main step's backward on n rows. Few dead features are
  * computed densely: five matrix products of n columns are then faster than gathering k rows per token.
  */
-export function auxKGradients(sae: Sae, { dead, k, coefficient }: AuxK, main: MainStep): AuxGradients {
+export function auxKGradients(sae: Sae, { dead, parents, k, coefficient }: AuxK, main: MainStep): AuxGradients {
   const { z, loss, errorSum } = main;
   const n = dead.shape[0];
+  const from = parents ?? dead;
   const rows: DeadRows = {
-    wEnc: gatherRows(sae.params.wEnc, dead), // [n, D]
+    wEnc: gatherRows(sae.params.wEnc, from), // [n, D], or [2n, D] of a kron encoder
     wDec: gatherRows(sae.params.wDec, dead),
-    bEnc: reshape(gatherRows(reshape(sae.params.bEnc, [-1, 1]), dead), [n]),
+    bEnc: reshape(gatherRows(reshape(sae.params.bEnc, [-1, 1]), from), [from.shape[0]]),
     k: Math.min(k, n),
   };
   // Σ_b ‖r_b − mean r‖² / B = loss − ‖mean r‖²
   const variance = sub(loss, sum(square(mul(errorSum, 1 / z.shape[0]))));
   const weight = mul(reciprocal(variance), coefficient); // []
-  const { sse, ...grads } =
-    n <= DENSE_UP_TO * k ? denseAux(rows, main, weight) : sparseAux(rows, main, weight);
+  const { encoder, features } = sae.config;
+  const parts =
+    encoder.kind === "kron"
+      ? kronAux(rows, main, weight, encoder.product)
+      : n <= DENSE_UP_TO * k
+        ? denseAux(rows, main, weight)
+        : sparseAux(rows, main, weight);
+  const encRows = encoderRows(sae.config);
   return {
-    ...grads,
-    loss: mul(sse, reciprocal(variance)),
-    spread: (compact, F) => {
-      const all = scatterAddRows(compact.rank === 1 ? reshape(compact, [n, 1]) : compact, dead, F);
-      return compact.rank === 1 ? reshape(all, [F]) : all;
-    },
+    loss: mul(parts.sse, reciprocal(variance)),
+    wDec: scatterAddRows(parts.wDec, dead, features),
+    wEnc: scatterAddRows(parts.wEnc, from, encRows),
+    bEnc: scatterNumbers(parts.bEnc, from, encRows),
+    along: scatterNumbers(parts.along, dead, features),
   };
 }
+
+const scatterNumbers = (numbers: Tensor, at: Tensor, length: number): Tensor =>
+  reshape(scatterAddRows(reshape(numbers, [numbers.size, 1]), at, length), [length]);
 
 /** Dead features per active one up to which the dense form is the faster one (measured at D = 256 and 512). */
 const DENSE_UP_TO = 3;
 
+/** Of n dead features. */
 interface DeadRows {
   readonly wEnc: Tensor;
   readonly wDec: Tensor;
@@ -146,5 +162,26 @@ export function sparseAux({ wEnc, wDec, bEnc, k }: DeadRows, { z, error }: MainS
     wEnc: pair.outB,
     bEnc: pair.sumB,
     along: sparseSum(mul(weighted, dots), indices, n),
+  };
+}
+
+/** The same over the products of pre-latents, by autograd: dead features of a kron encoder share rows of W_enc. */
+function kronAux({ wEnc, wDec, bEnc, k }: DeadRows, main: MainStep, weight: Tensor, product: KronProduct): Parts {
+  const { z, error } = main;
+  const n = wDec.shape[0];
+  const { value, grads } = z.device.valueAndGrad(() => {
+    const all = relu(kronScores(linear(z, wEnc, { bias: bEnc }), { m: 1, n: 1, product })); // [B, n]
+    const acts = k < n ? largest(all, k) : all;
+    const squares = sum(square(add(matmul(acts, wDec), error)));
+    return { loss: mul(mul(squares, weight), 0.5), squares }; // halved: in units of 2/B
+  }, [wEnc, wDec, bEnc]);
+  const [dWEnc, dWDec, dBEnc] = grads;
+  if (!dWEnc || !dWDec || !dBEnc) throw new Error("AuxK: a gradient is missing");
+  return {
+    sse: mul(value.squares, 1 / z.shape[0]),
+    wEnc: dWEnc,
+    wDec: dWDec,
+    bEnc: dBEnc,
+    along: sum(mul(dWDec, wDec), { axes: [1] }),
   };
 }

@@ -17,10 +17,11 @@ import {
 } from "../formats/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import { inputError, ioError, isAlive, readJson, tempPath, usageError, writeJson } from "../util/index.ts";
-import { differences, type SaeConfig, type SaeTrainConfig } from "./config.ts";
-import { mapParams, type Notes, PARAM_NAMES, type ParamName, paramShapes } from "./sae.ts";
+import { differences, type SaeConfig } from "./config.ts";
+import type { InputScales, LossSums, RunState } from "./run-state.ts";
+import { mapParams, type Notes, type PerParam, paramShapes } from "./sae.ts";
 import type { Batcher, SourceState } from "./source.ts";
-import type { RunState } from "./train.ts";
+import type { SaeTrainConfig } from "./train-config.ts";
 import type { TrainRecord } from "./train-log.ts";
 
 export interface CheckpointOptions {
@@ -44,19 +45,20 @@ export interface RunIdentity {
 /** A checkpoint as read. */
 export interface SavedRun {
   readonly step: number;
-  readonly inputScale: number;
-  readonly window: RunState["window"];
+  readonly scales: InputScales;
+  readonly threshold?: number;
+  readonly window: LossSums;
   readonly record?: TrainRecord;
-  readonly params: Record<ParamName, Float32Array>;
-  readonly m: Record<ParamName, Float32Array>;
-  readonly v: Record<ParamName, Float32Array>;
+  readonly params: PerParam<Float32Array>;
+  readonly m: PerParam<Float32Array>;
+  readonly v: PerParam<Float32Array>;
   readonly lastFired: Int32Array;
-  /** Rows that the source had given but no step had used, [n, D]. */
+  /** Rows that the source had given but no step had used, [n, row width]. */
   readonly pending: Float32Array;
   readonly source?: SourceState;
 }
 
-const SCHEMA = 1;
+const SCHEMA = 2;
 const NAME = /^step-(\d+)$/;
 /** Being written by a process. */
 const TEMP = /^\.step-\d+\.tmp-(\d+)/;
@@ -67,8 +69,9 @@ const SOURCE = "source.safetensors";
 interface StateFile extends RunIdentity {
   readonly schema: number;
   readonly step: number;
-  readonly inputScale: number;
-  readonly window: RunState["window"];
+  readonly scales: InputScales;
+  readonly threshold?: number;
+  readonly window: LossSums;
   readonly record?: TrainRecord;
   readonly source?: unknown;
 }
@@ -152,20 +155,22 @@ export class Checkpoints {
     const pending = batcher.pending();
     const tensors: Record<string, WritableTensor> = {
       lastFired: lazy(run.lastFired, "i32"),
-      pending: fromFloat32(pending, [pending.length / run.sae.config.dIn, run.sae.config.dIn]),
+      pending: fromFloat32(pending, [pending.length / batcher.width, batcher.width]),
     };
-    for (const name of PARAM_NAMES) {
-      tensors[`param.${name}`] = lazy(run.sae.params[name], "f32");
-      tensors[`m.${name}`] = lazy(run.moments.m[name], "f32");
-      tensors[`v.${name}`] = lazy(run.moments.v[name], "f32");
+    const groups = { param: run.sae.params, ...run.moments };
+    for (const [prefix, group] of Object.entries(groups)) {
+      mapParams(group, (t, name) => {
+        tensors[`${prefix}.${name}`] = lazy(t, "f32");
+      });
     }
     await writeSafetensors(path.join(temp, TENSORS), tensors);
     if (source?.arrays) await writeSafetensors(path.join(temp, SOURCE), source.arrays);
-    const { step, inputScale, window, record } = run;
+    const { step, scales, threshold, window, record } = run;
     const state: StateFile = {
       schema: SCHEMA,
       step,
-      inputScale,
+      scales,
+      threshold,
       window,
       record,
       source: source?.json,
@@ -207,10 +212,12 @@ async function readTensors(folder: string, state: StateFile): Promise<Omit<Saved
     }
     return array;
   };
-  const group = (prefix: string) => mapParams((name) => toFloat32(get(`${prefix}.${name}`, shapes[name])));
+  const group = (prefix: string) =>
+    mapParams(shapes, (shape, name) => toFloat32(get(`${prefix}.${name}`, shape)));
   return {
     step: state.step,
-    inputScale: state.inputScale,
+    scales: state.scales,
+    threshold: state.threshold,
     window: state.window,
     record: state.record,
     params: group("param"),

@@ -5,8 +5,9 @@ import { setImmediate } from "node:timers/promises";
 import type { Device } from "../tensor/index.ts";
 import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
 import { MetricsAccumulator } from "./metrics.ts";
-import { decode, encode, type Sae } from "./sae.ts";
+import { type Codes, decode, encode, type Sae, type SparseCodes, sparseCodes } from "./sae.ts";
 import type { ActivationBatch } from "./source.ts";
+import { ownColumns } from "./train.ts";
 
 export interface EvaluateOptions {
   /** Stop after this many tokens. */

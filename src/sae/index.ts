@@ -2,17 +2,23 @@
  * Sparse autoencoders: data, training, measuring, files.
  */
 export type { AuxK } from "./auxk.ts";
+export { keepBatch, nextThreshold, type ThresholdRule } from "./batch-topk.ts";
 export { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
 export {
   type Activation,
+  ARCHITECTURES,
+  type Architecture,
   differences,
+  type Encoder,
+  encoderRows,
+  type KronEncoder,
+  type KronProduct,
   type SaeConfig,
-  type SaeTrainConfig,
-  type SaeTrainInput,
+  type SaeConfigInput,
   saeConfig,
-  saeTrainConfig,
-  saeTrainSchema,
+  TRAITS,
 } from "./config.ts";
+export { type CreateSaeOptions, createSae, kronDecoderRows } from "./create.ts";
 export { type EvaluateOptions, evaluateSae } from "./evaluate.ts";
 export { lockFolder } from "./folder-lock.ts";
 export {
@@ -27,18 +33,25 @@ export { type LoadedSae, loadSae, saveSae } from "./io.ts";
 export { type HostCodes, lossRecovered, MetricsAccumulator, type SaeMetrics } from "./metrics.ts";
 export {
   type Codes,
-  type CreateSaeOptions,
-  createSae,
+  type DenseCodes,
   decode,
+  disposeCodes,
   disposeSae,
   encode,
   foldInput,
+  mapParams,
   type Notes,
+  type ParamName,
+  type PerParam,
+  paramShapes,
   reconstruct,
   type Sae,
   type SaeParams,
+  type SparseCodes,
+  sparseCodes,
 } from "./sae.ts";
-export type { ActivationBatch, ActivationSource, OpenSource, SourceState } from "./source.ts";
-export { type StepGradients, stepGradients } from "./step.ts";
+export type { ActivationBatch, ActivationSource, Columns, OpenSource, SourceState } from "./source.ts";
+export { MSE, readStep, type StepGradients, type StepObjective, type StepOptions, stepGradients } from "./step.ts";
 export { type TrainOptions, type TrainProgress, type TrainResult, trainSae } from "./train.ts";
+export { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig, saeTrainSchema } from "./train-config.ts";
 export type { PartTimes, TrainRecord } from "./train-log.ts";

@@ -1,27 +1,23 @@
 /**
- * Adam on the four parameters: clipped by the common norm, decoder rows kept at unit length in the same pass.
+ * Adam on all parameters: clipped by the common norm, decoder rows kept at unit length in the same pass.
  */
 import { adam, adamRows, type Device, type Tensor } from "../tensor/index.ts";
-import type { SaeTrainConfig } from "./config.ts";
-import { mapParams, PARAM_NAMES, type ParamName, paramShapes, type Sae, type SaeParams } from "./sae.ts";
+import { mapParams, type PerParam, paramShapes, type Sae, type SaeParams } from "./sae.ts";
+import type { SaeTrainConfig } from "./train-config.ts";
 
 /** First and second moments of every parameter. */
 export interface Moments {
-  readonly m: Record<ParamName, Tensor>;
-  readonly v: Record<ParamName, Tensor>;
+  readonly m: PerParam<Tensor>;
+  readonly v: PerParam<Tensor>;
 }
 
 export function createMoments(device: Device, sae: Sae): Moments {
-  const shapes = paramShapes(sae.config);
-  const zeros = () => mapParams((name) => device.zeros(shapes[name]).keep());
+  const zeros = () => mapParams(paramShapes(sae.config), (shape) => device.zeros(shape).keep());
   return { m: zeros(), v: zeros() };
 }
 
 export function disposeMoments({ m, v }: Moments): void {
-  for (const name of PARAM_NAMES) {
-    m[name].dispose();
-    v[name].dispose();
-  }
+  for (const moments of [m, v]) mapParams(moments, (t) => t.dispose());
 }
 
 export interface AdamStep {
@@ -35,20 +31,20 @@ export interface AdamStep {
 /** One step in place. */
 export function applyAdam(
   params: SaeParams,
-  grads: SaeParams,
+  grads: PerParam<Tensor>,
   { m, v }: Moments,
-  train: Pick<SaeTrainConfig, "beta1" | "beta2" | "eps" | "removeParallelGradient">,
+  train: Pick<SaeTrainConfig, "beta1" | "beta2" | "eps" | "removeParallelGradient" | "unitDecoder">,
   { lr, step, gradScale }: AdamStep,
 ): void {
-  const { beta1, beta2, eps } = train;
+  const { beta1, beta2, eps, removeParallelGradient: project, unitDecoder: normalize } = train;
   const attrs = { lr, beta1, beta2, eps, weightDecay: 0, step, gradScale };
-  for (const name of ["wEnc", "bEnc", "bDec"] as const) {
-    adam(params[name], grads[name], m[name], v[name], attrs);
-  }
-  adamRows(params.wDec, grads.wDec, m.wDec, v.wDec, {
-    ...attrs,
-    project: train.removeParallelGradient,
-    normalize: true,
-    normEps: 1e-8,
+  mapParams(params, (p, name) => {
+    const [grad, first, second] = [grads[name], m[name], v[name]];
+    if (!grad || !first || !second) throw new Error(`adam: no gradient or moments of ${name}`);
+    if (name === "wDec" && (project || normalize)) {
+      adamRows(p, grad, first, second, { ...attrs, project, normalize, normEps: 1e-8 });
+    } else {
+      adam(p, grad, first, second, attrs);
+    }
   });
 }

@@ -35,11 +35,23 @@ interface Chunk {
   readonly rows: number;
 }
 
+/**
+ * Where an SAE finds its numbers in the rows of a source: an autoencoder reads `dIn` numbers from `input` on; a transcoder
+ * also has its target, `dOut` numbers from `target` on. Several SAEs may read one source.
+ */
+export interface Columns {
+  /** Numbers of a row. */
+  readonly width: number;
+  readonly input: number;
+  readonly target?: number;
+}
+
 /** Cuts a source into batches of a fixed number of rows. Rows are never dropped or reordered. */
 export class Batcher {
   readonly #source: ActivationSource;
   readonly #iterator: AsyncIterator<ActivationBatch>;
-  readonly #width: number;
+  /** Numbers of a row. */
+  readonly width: number;
   /** Owned rows first (peeked or restored), then at most one chunk that belongs to the source. */
   readonly #chunks: Chunk[] = [];
   #ended = false;
@@ -50,12 +62,12 @@ export class Batcher {
   constructor(source: ActivationSource, width: number, pending?: Float32Array) {
     this.#source = source;
     this.#iterator = source[Symbol.asyncIterator]();
-    this.#width = width;
+    this.width = width;
     if (pending && pending.length > 0) this.#append(pending);
   }
 
   #append(x: Float32Array): void {
-    const rows = x.length / this.#width;
+    const rows = x.length / this.width;
     this.#chunks.push({ x, at: 0, rows });
     this.received += rows;
   }
@@ -68,9 +80,9 @@ export class Batcher {
       this.#ended = true;
       return false;
     }
-    if (value.x.length !== value.rows * this.#width) {
+    if (value.x.length !== value.rows * this.width) {
       throw inputError(
-        `sae: the source gave ${value.x.length} numbers as ${value.rows} rows, but rows are ${this.#width} wide`,
+        `sae: the source gave ${value.x.length} numbers as ${value.rows} rows, but rows are ${this.width} wide`,
       );
     }
     if (value.rows > 0) this.#append(value.x);
@@ -79,7 +91,7 @@ export class Batcher {
 
   /** Rows waiting here, in a copy. */
   pending(): Float32Array {
-    const parts = this.#chunks.map((c) => c.x.subarray(c.at * this.#width, c.rows * this.#width));
+    const parts = this.#chunks.map((c) => c.x.subarray(c.at * this.width, c.rows * this.width));
     const out = new Float32Array(parts.reduce((n, p) => n + p.length, 0));
     let at = 0;
     for (const part of parts) {
@@ -95,19 +107,19 @@ export class Batcher {
     let have = 0;
     for (;;) {
       for (const c of this.#chunks.splice(0)) {
-        owned.push(c.x.slice(c.at * this.#width, c.rows * this.#width));
+        owned.push(c.x.slice(c.at * this.width, c.rows * this.width));
         have += c.rows - c.at;
         this.received -= c.rows - c.at;
       }
       if (have >= rows || signal?.aborted || !(await this.#pull())) break;
     }
     for (const x of owned) this.#append(x);
-    return this.pending().subarray(0, Math.min(have, rows) * this.#width);
+    return this.pending().subarray(0, Math.min(have, rows) * this.width);
   }
 
   /** Gives back the batch that was taken last: its rows are the next ones again. */
   unread(x: Float32Array): void {
-    this.#chunks.unshift({ x: x.slice(), at: 0, rows: x.length / this.#width });
+    this.#chunks.unshift({ x: x.slice(), at: 0, rows: x.length / this.width });
   }
 
   /**
@@ -115,7 +127,7 @@ export class Batcher {
    * rows it had stay pending.
    */
   async fill(out: Float32Array, signal?: AbortSignal): Promise<boolean> {
-    const wanted = out.length / this.#width;
+    const wanted = out.length / this.width;
     let at = 0;
     while (at < wanted) {
       const chunk = this.#chunks[0];
@@ -124,13 +136,13 @@ export class Batcher {
         try {
           more = !signal?.aborted && (await this.#pull());
         } finally {
-          if (!more && at > 0) this.unread(out.subarray(0, at * this.#width));
+          if (!more && at > 0) this.unread(out.subarray(0, at * this.width));
         }
         if (more) continue;
         return false;
       }
       const take = Math.min(wanted - at, chunk.rows - chunk.at);
-      out.set(chunk.x.subarray(chunk.at * this.#width, (chunk.at + take) * this.#width), at * this.#width);
+      out.set(chunk.x.subarray(chunk.at * this.width, (chunk.at + take) * this.width), at * this.width);
       chunk.at += take;
       at += take;
       if (chunk.at === chunk.rows) this.#chunks.shift();

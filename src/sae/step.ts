@@ -1,9 +1,7 @@
 /**
- * One step of a TopK SAE as explicit equations; nothing passes over [B, D] or [F, D] more often than it must.
- * With z = x − b_dec (pre-bias), v = the K largest of relu(z W_encᵀ + b_enc) at indices i, e = v W_dec[i] + b_dec − x,
- * loss = (1/B) Σ_b ‖e_b‖² and u = (v > 0) · (e · W_dec[i]), the gradients are 2/B times
- *   W_dec: Σ v ⊗ e    W_enc: Σ u ⊗ z    b_enc: Σ u    b_dec: Σ_b e − b_enc' W_enc (the last term with pre-bias only).
- * The factor 2/B and the clipping factor are left to the optimiser. B tokens · D width · F features · K active.
+ * One training step: loss and gradients of a batch. Activations that bound the number of active features go through
+ * sparse-step.ts, explicit equations over the K chosen features; the others through dense-step.ts, by autograd.
+ * B tokens · D input width · E output width · F features · K active.
  */
 import {
   add,
@@ -13,120 +11,135 @@ import {
   matmul,
   mul,
   reshape,
-  sparseDecodeLoss,
-  sparseDot,
-  sparseOuterPair,
-  sparseSum,
   sub,
   sum,
   sumSquares,
   type Tensor,
 } from "../tensor/index.ts";
-import { type AuxK, auxKGradients } from "./auxk.ts";
-import { activate, type Codes, encoderInput, type Sae, type SaeParams } from "./sae.ts";
+import type { AuxK } from "./auxk.ts";
+import { TRAITS } from "./config.ts";
+import { denseStep } from "./dense-step.ts";
+import { type Codes, mapParams, type PerParam, type Sae } from "./sae.ts";
+import { sparseStep } from "./sparse-step.ts";
+import type { SaeTrainConfig } from "./train-config.ts";
+
+/** What the loss is made of. */
+export type StepObjective = Pick<
+  SaeTrainConfig,
+  "objective" | "budgets" | "levels" | "l1" | "l0" | "targetL0" | "bandwidth"
+>;
 
 export interface StepOptions {
+  /** Default: mean squared error of all codes. */
+  readonly objective?: StepObjective;
+  /** What is to be reconstructed, [B, E]; default the input. */
+  readonly target?: Tensor;
   /** Revives the features at these indices; undefined when none is dead. */
   readonly auxK?: AuxK;
+  /** Slots per token that batchtopk selects from; default 4k. See `StepNumbers.full`. */
+  readonly slots?: number;
   /** Told what has just been computed, for timing. */
   readonly lap?: (part: StepPart) => void;
 }
 
 export type StepPart = "encode" | "decode" | "backward" | "aux";
 
+export const MSE: StepObjective = {
+  objective: "mse",
+  budgets: [],
+  levels: [],
+  l1: 0,
+  l0: 0,
+  targetL0: 0,
+  bandwidth: 0.05,
+};
+
 /** Gradients of one batch. True gradients are `scale` times these tensors. */
 export interface StepGradients {
-  readonly grads: SaeParams;
+  readonly grads: PerParam<Tensor>;
   readonly scale: number;
-  /** Six numbers; see `readStep`. */
+  /** The numbers of `StepNumbers`; see `readStep`. */
   readonly scalars: Tensor;
   readonly codes: Codes;
-  /** x̂ − x, [B, D]. */
+  /** x̂ − target, [B, E]. */
   readonly error: Tensor;
 }
 
 /** Loss and gradients of x [B, D]. Call inside a scope. */
-export function stepGradients(
-  sae: Sae,
-  x: Tensor,
-  { auxK, lap = () => {} }: StepOptions = {},
-): StepGradients {
-  const { wEnc, wDec, bDec } = sae.params;
-  const B = x.shape[0];
-  const F = sae.config.features;
-
-  const z = encoderInput(sae, x); // [B, D]
-  const codes = activate(sae, z); // [B, K]
-  const { values, indices } = codes;
-  lap("encode");
-
-  const { loss, error } = sparseDecodeLoss(codes, wDec, bDec, x); // [], [B, D]
-  const dots = sparseDot(error, wDec, indices); // [B, K]
-  lap("decode");
-
-  const dPre = mul(dots, greater(values, 0)); // [B, K]
-  const pair = sparseOuterPair({ values, x: error }, { values: dPre, x: z }, indices, F);
-  const errorSum = sum(error, { axes: [0] }); // [D]
-  let main: MainGradients = {
-    wDec: pair.outA,
-    wEnc: pair.outB,
-    bEnc: pair.sumB,
-    along: sparseSum(mul(values, dots), indices, F), // [F]: gradient row · decoder row
-    squares: pair.squares,
-  };
-  lap("backward");
-
-  let auxLoss = x.device.zeros([]);
-  if (auxK) {
-    const aux = auxKGradients(sae, auxK, { z, error, loss, errorSum });
-    auxLoss = aux.loss;
-    main = merge(main, aux, F);
-    lap("aux");
-  }
-
-  const dBDec = sae.config.applyBDecToInput
-    ? sub(errorSum, reshape(matmul(reshape(main.bEnc, [1, F]), wEnc), bDec.shape))
-    : errorSum;
-  const scalars = concat(
-    [loss, auxLoss, sum(main.squares), sumSquares(dBDec), sumSquares(main.along)].map((t) => reshape(t, [1])),
-    0,
-  );
-  lap("backward");
-  const grads = { wEnc: main.wEnc, bEnc: main.bEnc, wDec: main.wDec, bDec: dBDec };
-  return { grads, scale: 2 / B, scalars, codes, error };
+export function stepGradients(sae: Sae, x: Tensor, options: StepOptions = {}): StepGradients {
+  return TRAITS[sae.config.activation.kind].counted ? sparseStep(sae, x, options) : denseStep(sae, x, options);
 }
 
-interface MainGradients {
-  readonly wDec: Tensor;
-  readonly wEnc: Tensor;
-  readonly bEnc: Tensor;
-  /** Product of each decoder row with its gradient row, [F]. */
-  readonly along: Tensor;
-  /** Sums of squares of wDec, wEnc and bEnc, [3]. */
+/** Scalars of a step as tensors; those left out are 0. */
+export interface StepScalars {
+  readonly loss: Tensor;
+  readonly sse: Tensor;
+  readonly auxLoss?: Tensor;
+  readonly penalty?: Tensor;
   readonly squares: Tensor;
+  readonly along: Tensor;
+  readonly least?: Tensor;
+  readonly full?: Tensor;
 }
 
-/** Adds the gradients of the dead rows to those of all rows. */
-function merge(main: MainGradients, aux: ReturnType<typeof auxKGradients>, F: number): MainGradients {
-  const wDec = add(main.wDec, aux.spread(aux.wDec, F));
-  const wEnc = add(main.wEnc, aux.spread(aux.wEnc, F));
-  const bEnc = add(main.bEnc, aux.spread(aux.bEnc, F));
-  const along = add(main.along, aux.spread(aux.along, F));
-  const squares = concat(
-    [wDec, wEnc, bEnc].map((t) => reshape(sumSquares(t), [1])),
+const ORDER = [
+  "loss",
+  "sse",
+  "auxLoss",
+  "penalty",
+  "squares",
+  "along",
+  "least",
+  "full",
+] as const satisfies readonly (keyof StepScalars)[];
+
+/** One tensor of all scalars, so that they are read at once. */
+export function packScalars(scalars: StepScalars): Tensor {
+  const zero = scalars.loss.device.zeros([1]);
+  return concat(
+    ORDER.map((name) => {
+      const t = scalars[name];
+      return t ? reshape(t, [1]) : zero;
+    }),
     0,
   );
-  return { wDec, wEnc, bEnc, along, squares };
+}
+
+/** Σ over all gradients of their squares. */
+export function squaresOf(grads: PerParam<Tensor>, besides: readonly string[] = []): Tensor {
+  let total: Tensor | undefined;
+  mapParams(grads, (t, name) => {
+    if (besides.includes(name)) return;
+    const squares = sumSquares(t);
+    total = total ? add(total, squares) : squares;
+  });
+  if (!total) throw new Error("step: no gradients");
+  return total;
+}
+
+/** Gradient of b_dec from that of the output summed over tokens, less what flows back through the encoder's x − b_dec. */
+export function biasGradient({ config, params }: Sae, pullSum: Tensor, dBEnc: Tensor): Tensor {
+  if (!config.applyBDecToInput) return pullSum;
+  const back = matmul(reshape(dBEnc, [1, dBEnc.size]), params.wEnc);
+  return sub(pullSum, reshape(back, pullSum.shape));
 }
 
 /** What the host needs of a step. */
 export interface StepNumbers {
-  /** (1/B) Σ ‖e‖². */
+  /** The reconstruction objective: (1/B) Σ ‖e‖², its mean over budgets, or its sum over levels. */
   readonly loss: number;
+  /** (1/B) Σ ‖e‖² of all codes. */
+  readonly sse: number;
   /** The AuxK loss, before its coefficient. */
   readonly auxLoss: number;
+  /** The L1 or L0 penalty with its weight, and a gated SAE's auxiliary reconstruction. */
+  readonly penalty: number;
   /** Norm of the gradient of all parameters; without the parts along the decoder rows if these are removed. */
   readonly gradNorm: number;
+  /** batchtopk: the smallest kept value. */
+  readonly least: number;
+  /** batchtopk: tokens all of whose slots were kept. With fewer slots than features the step must be done with more. */
+  readonly full: number;
 }
 
 /** Reads the scalars of a step. Decoder rows must have unit length when `parallelRemoved`. */
@@ -134,21 +147,21 @@ export async function readStep(
   { scalars, scale }: Pick<StepGradients, "scalars" | "scale">,
   parallelRemoved: boolean,
 ): Promise<StepNumbers> {
-  const [loss, auxLoss, rows, bias, along] = await scalars.floats();
-  const squares = rows + bias - (parallelRemoved ? along : 0);
+  const [loss, sse, auxLoss, penalty, squares, along, least, full] = await scalars.floats();
   // Rounding may leave a tiny negative number; NaN stays NaN.
-  return { loss, auxLoss, gradNorm: scale * Math.sqrt(Math.max(squares, 0)) };
+  const gradNorm = scale * Math.sqrt(Math.max(squares - (parallelRemoved ? along : 0), 0));
+  return { loss, sse, auxLoss, penalty, gradNorm, least, full };
 }
 
-/** Of one batch: Σ ‖x − mean x‖² / B and the mean number of active features. Two passes over [B, D]: for the log only. */
+/** Of one batch: Σ ‖y − mean y‖² / B and the mean number of active features. Two passes over [B, E]: for the log only. */
 export async function batchStatistics(
   device: Device,
-  x: Tensor,
+  y: Tensor,
   codes: Codes,
 ): Promise<{ variance: number; active: number }> {
-  const B = x.shape[0];
+  const B = y.shape[0];
   const both = device.scope(() => {
-    const centred = sub(x, mul(sum(x, { axes: [0] }), 1 / B));
+    const centred = sub(y, mul(sum(y, { axes: [0] }), 1 / B));
     const active = sum(greater(codes.values, 0));
     return concat(
       [sumSquares(centred), active].map((t) => reshape(t, [1])),

@@ -13,16 +13,25 @@ export interface TrainRecord {
   readonly steps: number;
   /** Activation vectors trained on. */
   readonly tokens: number;
-  /** Mean over tokens of the squared error summed over dims; mean over the steps since the last record. */
+  /**
+   * Mean over tokens of the squared error summed over dims; its mean over budgets (hierarchical) or sum over levels
+   * (matryoshka). Mean over the steps since the last record.
+   */
   readonly loss: number;
   /** AuxK loss before its coefficient, mean since the last record; 0 while no feature is dead. */
   readonly aux_loss: number;
-  /** R² of this step's batch. */
+  /** L1 or L0 penalty with its weight, and a gated SAE's auxiliary reconstruction, mean since the last record. */
+  readonly penalty?: number;
+  /** batchtopk: running mean of the smallest kept values. */
+  readonly threshold?: number;
+  /** R² of this step's batch, all codes. */
   readonly explained_variance: number;
   /** Features above 0 per token, of this step's batch. */
   readonly l0: number;
   /** Share of features that have not fired for `deadAfter` tokens. */
   readonly dead_fraction: number;
+  /** kron: share of pre-latents none of whose products has fired for `deadAfter` tokens. */
+  readonly dead_prelatents?: number;
   readonly lr: number;
   /** Of this step, before clipping. */
   readonly grad_norm: number;

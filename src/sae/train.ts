@@ -3,39 +3,27 @@
  * raw inputs. The same options give the same bits, whether or not the run was killed and resumed in between.
  */
 import { setImmediate } from "node:timers/promises";
-import { clipFactor, learningRate, type Schedule } from "../nn/index.ts";
-import { type Device, markFired, scaleInPlace, sumSquares, type Tensor } from "../tensor/index.ts";
-import { inputError, interruptedError, numericError, Rng, SluiceError } from "../util/index.ts";
-import type { AuxK } from "./auxk.ts";
-import { type CheckpointOptions, Checkpoints, type SavedRun } from "./checkpoint.ts";
-import {
-  type SaeConfig,
-  type SaeTrainConfig,
-  type SaeTrainInput,
-  saeConfig,
-  saeTrainConfig,
-} from "./config.ts";
-import { initialBias, meanNormScale } from "./init.ts";
-import { applyAdam, createMoments, disposeMoments, type Moments } from "./optimizer.ts";
-import {
-  createSae,
-  disposeSae,
-  foldInput,
-  mapParams,
-  type Notes,
-  PARAM_NAMES,
-  paramShapes,
-  type Sae,
-} from "./sae.ts";
-import { Batcher, type OpenSource } from "./source.ts";
-import { batchStatistics, readStep, type StepGradients, type StepNumbers, stepGradients } from "./step.ts";
-import { Laps, type RecordSink, recordSink, type TrainRecord } from "./train-log.ts";
+import type { Device, Tensor } from "../tensor/index.ts";
+import { inputError, interruptedError, numericError, SluiceError } from "../util/index.ts";
+import { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
+import { type SaeConfig, type SaeConfigInput, saeConfig } from "./config.ts";
+import type { Sample } from "./init.ts";
+import { disposeRun, finishedSae, type RunSamples, type RunState, restoreRun, startRun } from "./run-state.ts";
+import type { Notes, Sae } from "./sae.ts";
+import { Batcher, type Columns, type OpenSource } from "./source.ts";
+import { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig } from "./train-config.ts";
+import { type RecordSink, recordSink, type TrainRecord } from "./train-log.ts";
+import { NotFinite, OTHER_LR, Trainer } from "./trainer.ts";
 
 export interface TrainOptions {
-  readonly config: Omit<SaeConfig, "applyBDecToInput"> & { readonly applyBDecToInput?: boolean };
+  readonly config: SaeConfigInput;
   readonly train: SaeTrainInput;
   /** Opens the activations: at the start, or where a checkpoint was taken. */
   readonly openSource: OpenSource;
+  /** Where in the source's rows the SAE finds its numbers; default: the row is the input, then a transcoder's target. */
+  readonly columns?: Columns;
+  /** SAE Boost (arXiv 2507.12990): a frozen SAE of raw inputs whose error x − x̂ is to be reconstructed. */
+  readonly base?: Sae;
   /** model_name, hook_name …: saved with the SAE, and what a checkpoint must agree on besides the configs. */
   readonly metadata?: Notes;
   /** Steps between two records (50). The first and the last step are always recorded. */
@@ -57,7 +45,7 @@ export interface TrainProgress {
   readonly step: number;
   readonly steps: number;
   readonly tokens: number;
-  /** Mean over tokens of the squared error summed over dims, of this step's batch. */
+  /** Reconstruction loss of this step's batch: mean over tokens of the squared error summed over dims. */
   readonly loss: number;
 }
 
@@ -77,62 +65,41 @@ export interface TrainResult {
   readonly train: SaeTrainConfig;
 }
 
-/** Everything that changes during a run, besides the source. */
-export interface RunState {
-  readonly sae: Sae;
-  readonly moments: Moments;
-  /** Tokens since each feature last fired, i32 [F]. */
-  readonly lastFired: Tensor;
-  /** Factor on the inputs. */
-  readonly inputScale: number;
-  /** Steps done. */
-  step: number;
-  /** Sums since the last record. */
-  window: { steps: number; loss: number; auxLoss: number };
-  record?: TrainRecord;
-}
-
-/** What a step needs besides the state that it changes. */
+/** What a step needs besides the trainer. */
 interface Loop {
   readonly device: Device;
-  readonly train: SaeTrainConfig;
-  readonly schedule: Schedule;
-  readonly logEvery: number;
-  readonly laps: Laps;
-  readonly sink: RecordSink;
+  readonly trainer: Trainer;
   readonly batcher: Batcher;
-  readonly checkpoints?: Checkpoints;
-  /** The running batch, [B, D]. */
-  readonly x: Tensor;
+  /** The running batch, [B, row width]. */
+  readonly rows: Tensor;
   readonly host: Float32Array;
 }
 
 /** Trains an SAE. Throws a SluiceError: usage (options), input (data), numeric (NaN), interrupted (signal), io (disk). */
 export async function trainSae(device: Device, options: TrainOptions): Promise<TrainResult> {
-  const { metadata = {}, logEvery = 50 } = options;
+  const { metadata = {}, logEvery = 50, base, signal } = options;
   const config = saeConfig(options.config);
   const train = saeTrainConfig(options.train, config);
+  const columns = options.columns ?? ownColumns(config);
   const checkpoints = options.checkpoint && new Checkpoints(options.checkpoint, { config, train, metadata });
   if (!options.resume) checkpoints?.refuseLeftovers();
   const saved = options.resume ? await checkpoints?.newest() : undefined;
 
-  const batcher = new Batcher(await options.openSource(saved?.source), config.dIn, saved?.pending);
-  const x = device.empty([train.batch, config.dIn]).keep();
+  const batcher = new Batcher(await options.openSource(saved?.source), columns.width, saved?.pending);
+  const rows = device.empty([train.batch, columns.width]).keep();
   let run: RunState | undefined;
   let sink: RecordSink | undefined;
   try {
     run = saved
-      ? restore(device, config, metadata, saved)
-      : await start(device, config, train, metadata, batcher, options.signal);
+      ? restoreRun(device, config, metadata, saved)
+      : startRun(device, config, train, metadata, await firstRows(batcher, config, train, columns, signal));
     sink = recordSink(options, run.step);
-    const host = new Float32Array(x.size);
-    const schedule = scheduleOf(train);
-    const laps = new Laps();
-    const loop = { device, train, schedule, logEvery, laps, sink, batcher, checkpoints, x, host };
-    const stopped = await trainSteps(run, loop, options);
+    const trainer = new Trainer(device, { run, train, columns, base, logEvery, sink, checkpoints });
+    const host = new Float32Array(rows.size);
+    const stopped = await trainSteps({ device, trainer, batcher, rows, host }, options);
     return {
-      sae: finished(device, run, train),
-      inputScale: run.inputScale,
+      sae: finishedSae(device, run, train),
+      inputScale: run.scales.input,
       steps: run.step,
       tokens: run.step * train.batch,
       record: run.record!, // the first step is always recorded
@@ -141,46 +108,37 @@ export async function trainSae(device: Device, options: TrainOptions): Promise<T
       train,
     };
   } finally {
-    x.dispose();
+    rows.dispose();
     if (run) disposeRun(run);
     sink?.close();
     await batcher.close();
   }
 }
 
-export function scheduleOf(train: SaeTrainConfig): Schedule {
-  return {
-    peak: train.lr,
-    steps: Math.floor(train.tokens / train.batch),
-    warmup: train.warmupSteps,
-    decay: { kind: "linear", share: train.decayShare },
-  };
+/** Rows that hold nothing but what this SAE reads and reconstructs. */
+export function ownColumns({ dIn, dOut, transcoder }: SaeConfig): Columns {
+  return transcoder ? { width: dIn + dOut, input: 0, target: dIn } : { width: dIn, input: 0 };
 }
 
-async function trainSteps(
-  run: RunState,
-  loop: Loop,
-  { signal, onStep }: TrainOptions,
-): Promise<TrainResult["stopped"]> {
-  const { device, train, schedule, laps, batcher, checkpoints } = loop;
+async function trainSteps(loop: Loop, { signal, onStep }: TrainOptions): Promise<TrainResult["stopped"]> {
+  const { device, trainer, batcher } = loop;
+  const { run, schedule, train, laps, checkpoints } = trainer;
   const begun = run.step;
   const save = async (): Promise<void> => {
-    await requireFinite(run, loop);
+    await trainer.requireFinite();
     await checkpoints?.save(run, batcher);
   };
   while (run.step < schedule.steps) {
     if (signal?.aborted) {
       if (run.step > begun) await save();
-      throw interruptedError(whereInterrupted(run, schedule, checkpoints));
+      throw interruptedError(whereInterrupted(trainer));
     }
-    if (!(await nextBatch(run, loop, signal))) {
+    if (!(await nextBatch(loop, signal))) {
       if (signal?.aborted) continue; // saved above
       break;
     }
-    device.write(loop.x, loop.host);
-    if (run.inputScale !== 1) scaleInPlace(loop.x, run.inputScale);
-    laps.lap("data");
-    const loss = await trainStep(run, loop);
+    device.write(loop.rows, loop.host);
+    const { loss } = await trainStep(loop);
     onStep?.({ step: run.step, steps: schedule.steps, tokens: run.step * train.batch, loss });
     if (run.step < schedule.steps && checkpoints?.due(run.step * train.batch)) await save();
     await setImmediate(); // signals, timers and sockets get their turn
@@ -192,198 +150,65 @@ async function trainSteps(
 }
 
 /** Reads a batch. When the source fails with one of our errors, the steps done so far are saved first. */
-async function nextBatch(run: RunState, loop: Loop, signal: AbortSignal | undefined): Promise<boolean> {
+async function nextBatch(loop: Loop, signal: AbortSignal | undefined): Promise<boolean> {
+  const { run } = loop.trainer;
   try {
     return await loop.batcher.fill(loop.host, signal);
   } catch (error) {
     if (!(error instanceof SluiceError) || run.step === 0) throw error;
-    const kept = await keepWork(run, loop);
+    const kept = await keepWork(loop);
     throw new SluiceError(error.code, `${error.message}. Step ${run.step + 1} was not taken; ${kept}`, {
       cause: error,
     });
   }
 }
 
-/** One step on the batch in `loop.x`; returns its loss. Parameters change only when loss and gradient are finite. */
-async function trainStep(run: RunState, loop: Loop): Promise<number> {
-  const { device, train, laps, x } = loop;
-  const auxK = await deadFeatures(run, train);
-  const g = device.scope(() => stepGradients(run.sae, x, { auxK, lap: (part) => laps.lap(part) }));
-  auxK?.dead.dispose();
+async function trainStep(loop: Loop) {
   try {
-    const numbers = await readStep(g, train.removeParallelGradient);
-    if (!Number.isFinite(numbers.loss + numbers.auxLoss + numbers.gradNorm)) {
-      throw numericError(await whyNotFinite(run, loop, numbers));
-    }
-    await update(run, loop, g, numbers);
-    return numbers.loss;
-  } finally {
-    release(g);
+    return await loop.trainer.step(loop.rows);
+  } catch (error) {
+    if (!(error instanceof NotFinite)) throw error;
+    throw numericError(await whyNotFinite(loop, error));
   }
 }
 
-async function update(run: RunState, loop: Loop, g: StepGradients, numbers: StepNumbers): Promise<void> {
-  const { device, train, schedule, laps } = loop;
-  const step = run.step + 1;
-  const lr = learningRate(schedule, run.step);
-  const gradScale = g.scale * clipFactor(numbers.gradNorm, train.clip);
-  laps.lap("other");
-  device.scope(() => {
-    applyAdam(run.sae.params, g.grads, run.moments, train, { lr, step, gradScale });
-    markFired(run.lastFired, g.codes.values, g.codes.indices, train.batch);
-  });
-  laps.lap("optimizer");
-  run.step = step;
-  run.window.steps++;
-  run.window.loss += numbers.loss;
-  run.window.auxLoss += numbers.auxLoss;
-  laps.endStep();
-  if (step === 1 || step % loop.logEvery === 0 || step === schedule.steps) {
-    run.record = await makeRecord(run, loop, g, { ...numbers, lr });
-    loop.sink.write(run.record);
-    run.window = { steps: 0, loss: 0, auxLoss: 0 };
-  }
-}
-
-function release({ grads, scalars, codes, error }: StepGradients): void {
-  for (const name of PARAM_NAMES) grads[name].dispose();
-  for (const t of [scalars, codes.values, codes.indices, error]) t.dispose();
-}
-
-async function makeRecord(
-  run: RunState,
-  { device, train, schedule, laps, x }: Loop,
-  g: StepGradients,
-  { loss, gradNorm, lr }: { loss: number; gradNorm: number; lr: number },
-): Promise<TrainRecord> {
-  const { variance, active } = await batchStatistics(device, x, g.codes);
-  const { window, step } = run;
-  const { ms, stepsPerSecond, seconds } = laps.take();
-  const silent = await run.lastFired.ints();
-  let dead = 0;
-  for (const tokens of silent) if (tokens >= train.deadAfter) dead++;
-  return {
-    step,
-    steps: schedule.steps,
-    tokens: step * train.batch,
-    loss: window.loss / window.steps,
-    aux_loss: window.auxLoss / window.steps,
-    explained_variance: 1 - loss / variance,
-    l0: active,
-    dead_fraction: dead / silent.length,
-    lr,
-    grad_norm: gradNorm,
-    tokens_per_second: Math.round(stepsPerSecond * train.batch),
-    seconds: Math.round(seconds * 1000) / 1000,
-    ms,
-  };
-}
-
-/** AuxK on the features that are dead now, if there are any. */
-async function deadFeatures(run: RunState, train: SaeTrainConfig): Promise<AuxK | undefined> {
-  if (train.auxCoefficient === 0 || run.step * train.batch < train.deadAfter) return undefined;
-  const silent = await run.lastFired.ints();
-  const dead: number[] = [];
-  for (let f = 0; f < silent.length; f++) if (silent[f] >= train.deadAfter) dead.push(f);
-  if (dead.length === 0) return undefined;
-  const indices = run.lastFired.device.tensor(dead, [dead.length], "i32").keep();
-  return { dead: indices, k: train.auxK, coefficient: train.auxCoefficient };
-}
-
-/** A run at its first step: estimates the input scale and the decoder bias from rows that are trained on later. */
-async function start(
-  device: Device,
+/** The first rows, which are trained on later, as the SAE reads them. */
+async function firstRows(
+  batcher: Batcher,
   config: SaeConfig,
   train: SaeTrainConfig,
-  metadata: Notes,
-  batcher: Batcher,
+  columns: Columns,
   signal: AbortSignal | undefined,
-): Promise<RunState> {
-  const { dIn, features } = config;
+): Promise<RunSamples> {
   const x = await batcher.peek(train.initBatches * train.batch, signal);
   if (signal?.aborted) throw interruptedError("interrupted before the first step; nothing was saved");
-  const sample = { x, rows: x.length / dIn, width: dIn };
-  if (sample.rows < train.batch) throw inputError(tooFewRows(sample.rows, train.batch));
-  const bad = firstNonFinite(x, dIn);
+  const rows = x.length / columns.width;
+  if (rows < train.batch) throw inputError(tooFewRows(rows, train.batch));
+  const bad = firstNonFinite(x, columns.width);
   if (bad) throw inputError(`sae training: ${inOrder(bad)}`);
-  const inputScale = train.inputNorm === "mean-norm" ? meanNormScale(sample) : 1;
-  const { bDec } = initialBias(train.bDecInit, sample, inputScale);
-  const sae = createSae(device, config, { rng: new Rng(train.seed), bDec, metadata });
-  return {
-    sae,
-    moments: createMoments(device, sae),
-    lastFired: device.zeros([features], "i32").keep(),
-    inputScale,
-    step: 0,
-    window: { steps: 0, loss: 0, auxLoss: 0 },
-  };
+  const input = columnsOf(x, columns.width, columns.input, config.dIn);
+  if (columns.target === undefined) return { input };
+  return { input, target: columnsOf(x, columns.width, columns.target, config.dOut) };
 }
 
-function restore(device: Device, config: SaeConfig, metadata: Notes, saved: SavedRun): RunState {
-  const shapes = paramShapes(config);
-  const upload = (data: Record<keyof typeof shapes, Float32Array>) =>
-    mapParams((name) => device.tensor(data[name], shapes[name]).keep());
-  return {
-    sae: { config, params: upload(saved.params), metadata },
-    moments: { m: upload(saved.m), v: upload(saved.v) },
-    lastFired: device.tensor(saved.lastFired, [config.features], "i32").keep(),
-    inputScale: saved.inputScale,
-    step: saved.step,
-    window: { ...saved.window },
-    record: saved.record,
-  };
-}
-
-/** The SAE of raw inputs, with how it came about. */
-function finished(device: Device, run: RunState, train: SaeTrainConfig): Sae {
-  const folded = device.scope(() => foldInput(run.sae, run.inputScale));
-  const provenance = {
-    training: train,
-    tokens: run.step * train.batch,
-    steps: run.step,
-    input_scale: run.inputScale,
-  };
-  return { ...folded, provenance };
-}
-
-function disposeRun(run: RunState): void {
-  disposeSae(run.sae);
-  disposeMoments(run.moments);
-  run.lastFired.dispose();
-}
-
-/** A parameter that is not finite any more, or too large for its squares to be. */
-async function ruinedParameter({ sae }: RunState, device: Device): Promise<string | undefined> {
-  for (const name of PARAM_NAMES) {
-    const squares = device.scope(() => sumSquares(sae.params[name]));
-    const total = await squares.item();
-    squares.dispose();
-    if (!Number.isFinite(total)) return `${name} is not finite (the sum of its squares is ${total})`;
+function columnsOf(x: Float32Array, rowWidth: number, from: number, width: number): Sample {
+  const rows = x.length / rowWidth;
+  if (width === rowWidth) return { x, rows, width };
+  const out = new Float32Array(rows * width);
+  for (let r = 0; r < rows; r++) {
+    const at = r * rowWidth + from;
+    out.set(x.subarray(at, at + width), r * width);
   }
-  return undefined;
+  return { x: out, rows, width };
 }
-
-async function requireFinite(run: RunState, loop: Loop): Promise<void> {
-  const ruined = await ruinedParameter(run, loop.device);
-  if (ruined) throw numericError(`sae training: ${whoRuined(run, loop, ruined)}`);
-}
-
-function whoRuined({ step }: RunState, { schedule, checkpoints }: Loop, ruined: string): string {
-  const found = checkpoints?.latest();
-  const lr = learningRate(schedule, step - 1);
-  const disk = found ? `the last good checkpoint is ${found.folder}` : "there is no checkpoint before it";
-  return `the update of step ${step} (lr ${lr}) ruined the parameters: ${ruined}; nothing was written, ${disk}. ${OTHER_LR}`;
-}
-
-const OTHER_LR = "A lower lr is another run: give it another folder (--out)";
 
 /** Writes a checkpoint of the last good state, whose parameters must be finite, and says how to go on from what is on disk. */
-async function keepWork(run: RunState, loop: Loop): Promise<string> {
-  const { checkpoints, batcher } = loop;
+async function keepWork({ trainer, batcher }: Loop): Promise<string> {
+  const { checkpoints, run } = trainer;
   let trouble = "";
   if (checkpoints && run.step > 0 && checkpoints.latest()?.step !== run.step) {
     try {
-      await requireFinite(run, loop);
+      await trainer.requireFinite();
       await checkpoints.save(run, batcher);
     } catch (error) {
       trouble = ` (step ${run.step} could not be saved: ${(error as Error).message})`;
@@ -399,21 +224,22 @@ function howToGoOn(checkpoints: Checkpoints | undefined): string {
 }
 
 /** What made a step impossible. Its batch is given back first, so that a checkpoint has it still to come. */
-async function whyNotFinite(run: RunState, loop: Loop, numbers: StepNumbers): Promise<string> {
+async function whyNotFinite(loop: Loop, { numbers }: NotFinite): Promise<string> {
+  const { trainer } = loop;
+  const { run, checkpoints, train } = trainer;
   const { loss, auxLoss, gradNorm } = numbers;
   const aux = Number.isFinite(auxLoss) ? "" : `, AuxK loss ${auxLoss}`;
   const at = `sae training: step ${run.step + 1} has loss ${loss}${aux} and gradient norm ${gradNorm}`;
-  const width = run.sae.config.dIn;
-  const bad = firstNonFinite(loop.host, width);
+  const bad = firstNonFinite(loop.host, loop.batcher.width);
   if (bad) {
     // A checkpoint would keep the bad row for good.
-    const where = inOrder({ ...bad, row: run.step * loop.train.batch + bad.row });
-    return `${at}: ${where}; the step was not taken; ${howToGoOn(loop.checkpoints)}`;
+    const where = inOrder({ ...bad, row: run.step * train.batch + bad.row });
+    return `${at}: ${where}; the step was not taken; ${howToGoOn(checkpoints)}`;
   }
-  const ruined = run.step > 0 ? await ruinedParameter(run, loop.device) : undefined;
-  if (ruined) return `${at}: ${whoRuined(run, loop, ruined)}`;
+  const ruined = run.step > 0 ? await trainer.ruinedParameter() : undefined;
+  if (ruined) return `${at}: ${trainer.whoRuined(ruined)}`;
   loop.batcher.unread(loop.host);
-  const kept = await keepWork(run, loop);
+  const kept = await keepWork(loop);
   return `${at}, though activations and parameters are finite; the step was not taken; ${kept} and meets the same batch. ${OTHER_LR}`;
 }
 
@@ -428,8 +254,8 @@ function firstNonFinite(x: Float32Array, width: number): BadRow | undefined {
 const inOrder = ({ row, dim, value }: BadRow): string =>
   `row ${row} in training order holds ${value} at dimension ${dim}`;
 
-function whereInterrupted(run: RunState, { steps }: Schedule, checkpoints: Checkpoints | undefined): string {
-  const where = `interrupted after step ${run.step} of ${steps}`;
+function whereInterrupted({ run, schedule, checkpoints }: Trainer): string {
+  const where = `interrupted after step ${run.step} of ${schedule.steps}`;
   if (!checkpoints || run.step === 0) return `${where}; nothing was saved`;
   return `${where}; saved in ${checkpoints.folder}, the same run goes on from there`;
 }

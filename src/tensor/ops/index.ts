@@ -4,6 +4,7 @@
 import * as attention from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
 import * as gather from "./gather.ts";
+import * as jumprelu from "./jumprelu.ts";
 import * as lm from "./lm.ts";
 import * as matmul from "./matmul.ts";
 import * as optim from "./optim.ts";
@@ -64,6 +65,8 @@ export const ops = {
   attentionGrad: attention.attentionGradOp,
   attentionCached: attention.attentionCachedOp,
   linearTopK: sparse.linearTopKOp,
+  jumpRelu: jumprelu.jumpReluOp,
+  heaviside: jumprelu.heavisideOp,
   sparseDecode: sparse.sparseDecodeOp,
   sparseDot: sparse.sparseDotOp,
   sparseOuter: sparse.sparseOuterOp,
