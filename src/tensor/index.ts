@@ -17,6 +17,14 @@ export {
 export * from "./ops/elementwise.ts";
 export { gatherRows, scatterAddRows, scatterLast, takeLast, topk } from "./ops/gather.ts";
 export { type OpName, type OpTable, ops } from "./ops/index.ts";
+export {
+  type KronAttrs,
+  type KronCodes,
+  type KronProduct,
+  kronScores,
+  kronSpread,
+  linearKronTopK,
+} from "./ops/kron.ts";
 export { logSoftmax, rmsNorm, rope, softmax, softmaxCrossEntropy, swiglu } from "./ops/lm.ts";
 export { type Activation, linear, matmul } from "./ops/matmul.ts";
 export {
