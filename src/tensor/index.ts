@@ -18,6 +18,14 @@ export * from "./ops/elementwise.ts";
 export { gatherRows, scatterAddRows, scatterLast, takeLast, topk } from "./ops/gather.ts";
 export { heaviside, type JumpReluAttrs, jumpRelu } from "./ops/jumprelu.ts";
 export { type OpName, type OpTable, ops } from "./ops/index.ts";
+export {
+  type KronAttrs,
+  type KronCodes,
+  type KronProduct,
+  kronScores,
+  kronSpread,
+  linearKronTopK,
+} from "./ops/kron.ts";
 export { logSoftmax, rmsNorm, rope, softmax, softmaxCrossEntropy, swiglu } from "./ops/lm.ts";
 export { type Activation, linear, matmul } from "./ops/matmul.ts";
 export {

@@ -99,6 +99,9 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   sparseDecodeLoss: SUMMED,
   sparseOuterPair: SUMMED,
   markFired: EXACT,
+  linearKronTopK: CHAINED, // a root of a product of two sums
+  kronSpread: ROUNDED,
+  kronScores: ROUNDED,
   adam: CHAINED, // a quotient of two moments, each corrected for its bias
   adamRows: CHAINED,
   normalizeRows: ROUNDED,
@@ -198,13 +201,14 @@ const NAN_SPREADS: readonly OpName[] = [
   ...(["sin", "cos", "matmul", "linear", "softmax", "logSoftmax", "rmsNorm", "rmsNormGrad", "rope"] as const),
   ...(["swiglu", "swigluGrad", "softmaxCrossEntropy", "softmaxCrossEntropyGrad", "sparseDecode"] as const),
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
+  ...(["linearKronTopK", "kronScores", "kronSpread"] as const),
   ...(["attention", "attentionGrad", "attentionCached"] as const),
 ];
 /** These multiply tiles of numbers by weights that are 0 behind the mask, so a NaN also reaches the tile's other rows. */
 const NAN_SPILLS: readonly OpName[] = ["attention", "attentionGrad", "attentionCached"];
 
-/** Integers that name documents or first positions, not places in memory. */
-const UNBOUNDED: readonly OpName[] = ["attention", "attentionGrad", "attentionCached"];
+/** Integers that name documents, first positions or rows to be looked up later, not places in memory. */
+const UNBOUNDED: readonly OpName[] = ["attention", "attentionGrad", "attentionCached", "kronSpread"];
 const NEGATIVE_MEANS_NONE: readonly OpName[] = ["softmaxCrossEntropy", "softmaxCrossEntropyGrad"];
 
 /** The numbers of a case with some replaced, at other places in each input; or in input `only` alone. */

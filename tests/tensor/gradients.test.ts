@@ -53,6 +53,7 @@ const WITHOUT: Partial<Record<OpName, string>> = {
   swigluGrad: SECOND,
   softmaxCrossEntropyGrad: SECOND,
   attentionGrad: SECOND,
+  kronSpread: SECOND,
   attentionCached: "generation only",
   sparseOuterPair: "used by explicit training steps only",
   sumSquares: "used on gradients, for clipping",

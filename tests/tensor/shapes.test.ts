@@ -78,6 +78,8 @@ const FREE: Partial<Record<OpName, (c: Case) => readonly Freedom[]>> = {
   sparseDecodeLoss: () => [[], [], [0]],
   sparseOuterPair: () => [[], [1], [], [1]],
   markFired: () => [[0]],
+  linearKronTopK: () => [[0]],
+  kronScores: () => [[0]],
   normalizeRows: () => [[0, 1]],
 };
 

@@ -117,6 +117,20 @@ const table = {
     attrs: { rows: 700 },
   },
   markFired: { inputs: [index(1000, 9001), normal(301, 17), index(9001, 301, 17)], attrs: { tokens: 301 } },
+  linearKronTopK: {
+    inputs: [normal(61, 66), normal(372, 66), normal(372)],
+    attrs: { m: 5, n: 7, k: 17, product: "mand" },
+  },
+  kronSpread: {
+    inputs: [
+      normal(301, 17),
+      { shape: [301, 17], kind: "mask" },
+      index(700, 301, 17),
+      ...times(2, positive(301, 17)),
+    ],
+    attrs: { m: 4, n: 4, product: "mand" },
+  },
+  kronScores: { inputs: [normal(301, 372)], attrs: { m: 5, n: 7, product: "mand" } },
   adam: { inputs: moments([FLAT]), attrs: adam },
   adamRows: {
     inputs: moments([701, 130]),

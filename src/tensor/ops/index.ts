@@ -5,6 +5,7 @@ import * as attention from "./attention.ts";
 import * as elementwise from "./elementwise.ts";
 import * as gather from "./gather.ts";
 import * as jumprelu from "./jumprelu.ts";
+import * as kron from "./kron.ts";
 import * as lm from "./lm.ts";
 import * as matmul from "./matmul.ts";
 import * as optim from "./optim.ts";
@@ -74,6 +75,9 @@ export const ops = {
   sparseDecodeLoss: sparse.sparseDecodeLossOp,
   sparseOuterPair: sparse.sparseOuterPairOp,
   markFired: sparse.markFiredOp,
+  linearKronTopK: kron.linearKronTopKOp,
+  kronSpread: kron.kronSpreadOp,
+  kronScores: kron.kronScoresOp,
   adam: optim.adamOp,
   adamRows: optim.adamRowsOp,
   normalizeRows: optim.normalizeRowsOp,
