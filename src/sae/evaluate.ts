@@ -1,21 +1,23 @@
 /**
- * Measures an SAE on a stream of activations. Everything through a language model lives in the recipes.
+ * Measures an SAE on a stream of activations, at one or several budgets of active features in one pass. Everything through
+ * a language model lives in the recipes.
  */
 import { setImmediate } from "node:timers/promises";
-import type { Device } from "../tensor/index.ts";
+import { contiguous, type Device, slice, type Tensor } from "../tensor/index.ts";
 import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
 import { MetricsAccumulator } from "./metrics.ts";
-import { type Codes, decode, encode, type Sae, type SparseCodes, sparseCodes } from "./sae.ts";
-import type { ActivationBatch } from "./source.ts";
-import { ownColumns } from "./train.ts";
+import { type Codes, decode, encode, type Sae, sparseCodes } from "./sae.ts";
+import { type ActivationBatch, type Columns, ownColumns } from "./source.ts";
 
 export interface EvaluateOptions {
   /** Stop after this many tokens. */
   readonly maxTokens?: number;
   /** Tokens per pass. */
   readonly batch?: number;
-  /** Active features per token, instead of the SAE's own k. */
+  /** Active features per token of a topk SAE, instead of its own k. */
   readonly k?: number;
+  /** Where in a row the SAE finds its numbers; default: the row is the input, then a transcoder's target. */
+  readonly columns?: Columns;
   readonly signal?: AbortSignal;
   /** Told of both passes over a source that is opened twice: first the mean is taken. */
   readonly onProgress?: (tokens: number, pass: "mean" | "metrics") => void;
@@ -33,32 +35,71 @@ export async function evaluateSae(
   source: Rows | (() => Rows),
   options: EvaluateOptions = {},
 ): Promise<MetricsAccumulator> {
-  const { dIn, features } = sae.config;
-  const moments = typeof source === "function" ? await momentsOf(source(), dIn, options) : undefined;
-  const metrics = new MetricsAccumulator(dIn, features, { mean: moments?.mean });
-  for await (const x of partsOf(typeof source === "function" ? source() : source, dIn, options)) {
-    await addBatch(device, sae, metrics, x, options.k);
-    options.onProgress?.(metrics.tokens, "metrics");
-  }
-  if (metrics.tokens === 0) throw inputError("sae evaluation: the source has no activations");
-  if (moments && moments.count !== metrics.tokens) {
-    throw inputError(
-      `sae evaluation: the source gave ${moments.count} rows, and ${metrics.tokens} when it was opened again`,
-    );
-  }
+  const [metrics] = await evaluateBudgets(device, sae, source, [options.k], options);
   return metrics;
 }
 
-async function momentsOf(source: Rows, width: number, options: EvaluateOptions): Promise<ColumnMoments> {
-  const moments = new ColumnMoments(width);
-  for await (const x of partsOf(source, width, options)) {
-    moments.addRows(x);
+/** The same at every k of `budgets` (undefined: the SAE's own), with one encoding of each token. */
+export async function evaluateBudgets(
+  device: Device,
+  sae: Sae,
+  source: Rows | (() => Rows),
+  budgets: readonly (number | undefined)[],
+  options: Omit<EvaluateOptions, "k"> = {},
+): Promise<MetricsAccumulator[]> {
+  const { config } = sae;
+  const columns = options.columns ?? ownColumns(config);
+  const target = { width: config.dOut, from: columns.target ?? columns.input };
+  const moments =
+    typeof source === "function" ? await momentsOf(source(), columns.width, target, options) : undefined;
+  const all = budgets.map(() => new MetricsAccumulator(config.dOut, config.features, { mean: moments?.mean }));
+  const [first] = all;
+  for await (const rows of partsOf(typeof source === "function" ? source() : source, columns.width, options)) {
+    await addBatch(device, sae, all, budgets, { rows, columns, target });
+    options.onProgress?.(first.tokens, "metrics");
+  }
+  if (first.tokens === 0) throw inputError("sae evaluation: the source has no activations");
+  if (moments && moments.count !== first.tokens) {
+    throw inputError(
+      `sae evaluation: the source gave ${moments.count} rows, and ${first.tokens} when it was opened again`,
+    );
+  }
+  return all;
+}
+
+/** Numbers of every row that something is made of. */
+interface Part {
+  readonly from: number;
+  readonly width: number;
+}
+
+/** Those numbers of all rows, [rows, part width]. */
+function partOf(rows: Float32Array, rowWidth: number, { from, width }: Part): Float32Array {
+  if (width === rowWidth) return rows;
+  const n = rows.length / rowWidth;
+  const out = new Float32Array(n * width);
+  for (let r = 0; r < n; r++) {
+    const at = r * rowWidth + from;
+    out.set(rows.subarray(at, at + width), r * width);
+  }
+  return out;
+}
+
+async function momentsOf(
+  source: Rows,
+  rowWidth: number,
+  target: Part,
+  options: EvaluateOptions,
+): Promise<ColumnMoments> {
+  const moments = new ColumnMoments(target.width);
+  for await (const rows of partsOf(source, rowWidth, options)) {
+    moments.addRows(partOf(rows, rowWidth, target));
     options.onProgress?.(moments.count, "mean");
   }
   return moments;
 }
 
-/** The rows that are measured, [at most `batch`, D] at a time. */
+/** The rows that are measured, [at most `batch`, row width] at a time. */
 async function* partsOf(
   source: Rows,
   width: number,
@@ -67,9 +108,7 @@ async function* partsOf(
   let left = maxTokens;
   for await (const { x, rows } of source) {
     if (x.length !== rows * width) {
-      throw inputError(
-        `sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${width}`,
-      );
+      throw inputError(`sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${width}`);
     }
     const wanted = Math.min(rows, left);
     for (let at = 0; at < wanted; at += batch) {
@@ -82,22 +121,68 @@ async function* partsOf(
   }
 }
 
+interface EvalBatch {
+  readonly rows: Float32Array;
+  readonly columns: Columns;
+  readonly target: Part;
+}
+
 async function addBatch(
   device: Device,
   sae: Sae,
-  metrics: MetricsAccumulator,
-  x: Float32Array,
-  k: number | undefined,
+  all: readonly MetricsAccumulator[],
+  budgets: readonly (number | undefined)[],
+  { rows, columns, target }: EvalBatch,
 ): Promise<void> {
-  const { values, indices, recon } = device.scope(() => {
-    const input = device.tensor(x, [x.length / sae.config.dIn, sae.config.dIn]);
-    const codes = encode(sae, input, { k });
-    return { ...codes, recon: decode(sae, codes) };
+  const { dIn } = sae.config;
+  const input = partOf(rows, columns.width, { from: columns.input, width: dIn });
+  const y = partOf(rows, columns.width, target);
+  const { codes, recons } = device.scope(() => {
+    const x = device.tensor(input, [input.length / dIn, dIn]);
+    const widest = widestOf(sae, budgets);
+    const full = encode(sae, x, { k: widest });
+    return { codes: full, recons: budgets.map((k) => decode(sae, strongestOf(full, k ?? ownK(sae)), x)) };
   });
+  const { values, indices } = await sparseCodes(codes);
   try {
-    metrics.addReconstruction(x, await recon.floats());
-    metrics.addCodes({ values: await values.floats(), indices: await indices.ints() });
+    const host = { values: await values.floats(), indices: await indices.ints() };
+    const [B, K] = values.shape;
+    for (const [i, k] of budgets.entries()) {
+      all[i].addReconstruction(y, await recons[i].floats());
+      all[i].addCodes(firstSlots(host, B, K, Math.min(k ?? ownK(sae) ?? K, K)));
+    }
   } finally {
-    for (const t of [values, indices, recon]) t.dispose();
+    for (const t of [values, indices, ...recons]) t.dispose();
   }
+}
+
+const ownK = ({ config: { activation } }: Sae): number | undefined =>
+  activation.kind === "topk" ? activation.k : undefined;
+
+/** The largest k asked for; undefined where none is. */
+function widestOf(sae: Sae, budgets: readonly (number | undefined)[]): number | undefined {
+  if (budgets.every((k) => k === undefined)) return undefined;
+  return Math.max(...budgets.map((k) => k ?? ownK(sae) ?? 0));
+}
+
+/** The first k slots of codes that are in descending order. */
+function strongestOf(codes: Codes, k: number | undefined): Codes {
+  if (codes.kind === "dense" || k === undefined || k === codes.values.shape[1]) return codes;
+  const first = (t: Tensor): Tensor => contiguous(slice(t, [0, 0], [t.shape[0], k]));
+  return { kind: "sparse", values: first(codes.values), indices: first(codes.indices) };
+}
+
+interface HostSlots {
+  readonly values: Float32Array;
+  readonly indices: Int32Array;
+}
+
+function firstSlots({ values, indices }: HostSlots, B: number, K: number, k: number): HostSlots {
+  if (k === K) return { values, indices };
+  const out = { values: new Float32Array(B * k), indices: new Int32Array(B * k) };
+  for (let b = 0; b < B; b++) {
+    out.values.set(values.subarray(b * K, b * K + k), b * k);
+    out.indices.set(indices.subarray(b * K, b * K + k), b * k);
+  }
+  return out;
 }

@@ -19,7 +19,7 @@ export {
   TRAITS,
 } from "./config.ts";
 export { type CreateSaeOptions, createSae, kronDecoderRows } from "./create.ts";
-export { type EvaluateOptions, evaluateSae } from "./evaluate.ts";
+export { type EvaluateOptions, evaluateBudgets, evaluateSae } from "./evaluate.ts";
 export { lockFolder } from "./folder-lock.ts";
 export {
   columnMean,
@@ -51,6 +51,7 @@ export {
   sparseCodes,
 } from "./sae.ts";
 export type { ActivationBatch, ActivationSource, Columns, OpenSource, SourceState } from "./source.ts";
+export { ownColumns } from "./source.ts";
 export { MSE, readStep, type StepGradients, type StepObjective, type StepOptions, stepGradients } from "./step.ts";
 export { type TrainOptions, type TrainProgress, type TrainResult, trainSae } from "./train.ts";
 export { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig, saeTrainSchema } from "./train-config.ts";

@@ -4,6 +4,7 @@
  */
 import type { NamedArray } from "../formats/index.ts";
 import { inputError } from "../util/index.ts";
+import type { SaeConfig } from "./config.ts";
 
 /**
  * Row-major activations [rows, D]. The memory may be reused once the next batch is asked for. A source that needs long for
@@ -44,6 +45,11 @@ export interface Columns {
   readonly width: number;
   readonly input: number;
   readonly target?: number;
+}
+
+/** Rows that hold nothing but what this SAE reads and reconstructs. */
+export function ownColumns({ dIn, dOut, transcoder }: SaeConfig): Columns {
+  return transcoder ? { width: dIn + dOut, input: 0, target: dIn } : { width: dIn, input: 0 };
 }
 
 /** Cuts a source into batches of a fixed number of rows. Rows are never dropped or reordered. */

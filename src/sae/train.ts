@@ -10,7 +10,7 @@ import { type SaeConfig, type SaeConfigInput, saeConfig } from "./config.ts";
 import type { Sample } from "./init.ts";
 import { disposeRun, finishedSae, type RunSamples, type RunState, restoreRun, startRun } from "./run-state.ts";
 import type { Notes, Sae } from "./sae.ts";
-import { Batcher, type Columns, type OpenSource } from "./source.ts";
+import { Batcher, type Columns, type OpenSource, ownColumns } from "./source.ts";
 import { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig } from "./train-config.ts";
 import { type RecordSink, recordSink, type TrainRecord } from "./train-log.ts";
 import { NotFinite, OTHER_LR, Trainer } from "./trainer.ts";
@@ -113,11 +113,6 @@ export async function trainSae(device: Device, options: TrainOptions): Promise<T
     sink?.close();
     await batcher.close();
   }
-}
-
-/** Rows that hold nothing but what this SAE reads and reconstructs. */
-export function ownColumns({ dIn, dOut, transcoder }: SaeConfig): Columns {
-  return transcoder ? { width: dIn + dOut, input: 0, target: dIn } : { width: dIn, input: 0 };
 }
 
 async function trainSteps(loop: Loop, { signal, onStep }: TrainOptions): Promise<TrainResult["stopped"]> {
