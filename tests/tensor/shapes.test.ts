@@ -78,6 +78,8 @@ const FREE: Partial<Record<OpName, (c: Case) => readonly Freedom[]>> = {
   sparseDecodeLoss: () => [[], [], [0]],
   sparseOuterPair: () => [[], [1], [], [1]],
   markFired: () => [[0]],
+  prefixLoss: () => [[], [], [0]],
+  keepLargest: () => [[0, 1]],
   normalizeRows: () => [[0, 1]],
 };
 

@@ -7,6 +7,7 @@ import * as gather from "./gather.ts";
 import * as lm from "./lm.ts";
 import * as matmul from "./matmul.ts";
 import * as optim from "./optim.ts";
+import * as prefix from "./prefix.ts";
 import * as reduce from "./reduce.ts";
 import * as shape from "./shape.ts";
 import * as sparse from "./sparse.ts";
@@ -71,6 +72,9 @@ export const ops = {
   sparseDecodeLoss: sparse.sparseDecodeLossOp,
   sparseOuterPair: sparse.sparseOuterPairOp,
   markFired: sparse.markFiredOp,
+  prefixLoss: prefix.prefixLossOp,
+  keepLargest: prefix.keepLargestOp,
+  groupPrefixes: prefix.groupPrefixesOp,
   adam: optim.adamOp,
   adamRows: optim.adamRowsOp,
   normalizeRows: optim.normalizeRowsOp,
