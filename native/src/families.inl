@@ -27,6 +27,7 @@ namespace SLUICE_NS {
 #include "elementwise.inl"
 #include "shape.inl"
 #include "sparse.inl"
+#include "prefix.inl"
 #include "optim.inl"
 #include "lm.inl"
 #include "attention.inl"
@@ -41,6 +42,7 @@ void register_all(Registry& r) {
   register_elementwise(r);
   register_shape(r);
   register_sparse(r);
+  register_prefix(r);
   register_optim(r);
   register_lm(r);
   register_attention(r);

@@ -4,11 +4,13 @@
  * clock. D width · F features · K active · B batch.
  */
 import { clipFactor } from "../nn/index.ts";
-import { saeTrainConfig } from "../sae/config.ts";
 import { applyAdam, createMoments, disposeMoments, type Moments } from "../sae/optimizer.ts";
-import { createSae, disposeSae, PARAM_NAMES, type Sae } from "../sae/sae.ts";
+import { createSae } from "../sae/create.ts";
+import { disposeCodes, disposeSae, mapParams, type Sae } from "../sae/sae.ts";
 import { readStep, stepGradients } from "../sae/step.ts";
-import { type Device, markFired, type Tensor } from "../tensor/index.ts";
+import { saeTrainConfig } from "../sae/train-config.ts";
+import { countFirings } from "../sae/trainer.ts";
+import type { Device, Tensor } from "../tensor/index.ts";
 import { Rng } from "../util/index.ts";
 import { type BenchFigures, type BenchRepeats, figuresOf, type Yardstick, yardstick } from "./bench.ts";
 import { type BenchClock, peakRssMb, repeatTimed } from "./bench-clock.ts";
@@ -115,9 +117,11 @@ async function trainStep(device: Device, state: StepState, clock: BenchClock): P
     applyAdam(sae.params, g.grads, moments, config, { lr: config.lr, step: state.step, gradScale }),
   );
   lap("adam");
-  markFired(lastFired, g.codes.values, g.codes.indices, x.shape[0]);
-  for (const name of PARAM_NAMES) g.grads[name].dispose();
-  for (const t of [g.scalars, g.codes.values, g.codes.indices, g.error]) t.dispose();
+  device.scope(() => countFirings(lastFired, g.codes, x.shape[0]));
+  mapParams(g.grads, (t) => t.dispose());
+  disposeCodes(g.codes);
+  g.scalars.dispose();
+  g.error.dispose();
   lap("statistics");
   for (const [part, ms] of laps) clock.add(part, ms);
   state.loss = loss;

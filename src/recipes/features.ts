@@ -13,7 +13,7 @@ import {
 } from "../interpret/index.ts";
 import { resolveHook } from "../models/index.ts";
 import { type FeatureCard, linearHistogram, type TokenText, tokenText } from "../report/index.ts";
-import { encode, type Sae } from "../sae/index.ts";
+import { encode, type Sae, sparseCodes } from "../sae/index.ts";
 import { reshape } from "../tensor/index.ts";
 import type { Tokenizer, TokenPacker } from "../text/index.ts";
 import { throwIfAborted } from "../util/index.ts";
@@ -35,20 +35,20 @@ export async function collectFirings(options: CollectOptions): Promise<FeatureAc
   const { lm, sae, packer, signal, onProgress } = options;
   const windows = Math.min(options.windows, packer.windows);
   const T = packer.context;
-  const { k } = sae.config.activation;
   const tokens = new Int32Array(windows * T);
-  const table = new FeatureActivations({ features: sae.config.features, k, context: T, tokens });
+  const table = new FeatureActivations({ features: sae.config.features, context: T, tokens });
   for (let at = 0; at < windows; at += 16) {
     throwIfAborted(signal);
     const rows = Math.min(16, windows - at);
     const batch = packer.next(rows);
     tokens.set(batch.tokens, at * T);
-    const { values, indices } = codesOf(options, batch.tokens, rows);
+    const { values, indices } = await sparseCodes(codesOf(options, batch.tokens, rows));
+    const k = values.shape[1];
     const host = await values.floats(); // [rows · T, K]
     batch.tokens.forEach((t, i) => {
       if (lm.tokenizer.specialIds.has(t)) host.fill(0, i * k, (i + 1) * k);
     });
-    table.append(host, await indices.ints());
+    table.append(host, await indices.ints(), k);
     values.dispose();
     indices.dispose();
     onProgress?.((at + rows) * T);
@@ -87,12 +87,13 @@ export async function featureCards(
 ): Promise<FeatureCard[]> {
   const { tokenizer, model } = lm;
   const windows = table.tokens.length / table.context;
+  const active = table.firingCount / table.tokens.length; // L0
   const chosen = tellingFeatures(table, {
     count,
     words: wordsOf(tokenizer, table.tokens),
     minWindows: Math.min(8, Math.max(3, Math.floor(windows / 25))),
     // In a small dictionary every feature is frequent.
-    maxDensity: Math.max(0.02, (3 * sae.config.activation.k) / sae.config.features),
+    maxDensity: Math.max(0.02, (3 * active) / sae.config.features),
   }).map((t) => t.feature);
   if (chosen.length === 0) return [];
   const seen = [...new Set(table.tokens)].filter((t) => !tokenizer.specialIds.has(t)).sort((a, b) => a - b);

@@ -3,7 +3,7 @@
  * n tokens · D width. All sums in float64.
  */
 import { inputError } from "../util/index.ts";
-import type { SaeTrainConfig } from "./config.ts";
+import type { SaeTrainConfig } from "./train-config.ts";
 
 /** A sample of activations, row-major [n, D]. */
 export interface Sample {

@@ -184,7 +184,12 @@ interface RowGradients {
   readonly squares?: Tensor;
 }
 
-function rowGradients(sae: Sae, codes: SparseCodes, d: Reconstruction, z: Tensor): RowGradients {
+function rowGradients(
+  sae: Sae,
+  codes: SparseCodes,
+  d: Omit<Reconstruction, "codes">,
+  z: Tensor,
+): RowGradients {
   const { features: F, encoder } = sae.config;
   const { values, indices, parents } = codes;
   if (encoder.kind === "kron") {

@@ -38,6 +38,7 @@ export {
   scaleInPlace,
   sumSquares,
 } from "./ops/optim.ts";
+export { groupPrefixes, keepLargest, type PrefixLoss, prefixLoss } from "./ops/prefix.ts";
 export { argmax, max, mean, type ReduceOptions, sum } from "./ops/reduce.ts";
 export { assign, concat } from "./ops/shape.ts";
 export {

@@ -12,7 +12,7 @@ function table(
   features: number,
   fired: readonly (readonly [at: number, feature: number, value: number])[],
 ): FeatureActivations {
-  const made = new FeatureActivations({ features, k: 2, context, tokens: Int32Array.from(tokens) });
+  const made = new FeatureActivations({ features, context, tokens: Int32Array.from(tokens) });
   const values = new Float32Array(2 * tokens.length);
   const indices = new Int32Array(2 * tokens.length);
   for (const [at, feature, value] of fired) {
@@ -21,8 +21,8 @@ function table(
     indices[slot] = feature;
   }
   const half = tokens.length / 2;
-  made.append(values.subarray(0, 2 * half), indices.subarray(0, 2 * half));
-  made.append(values.subarray(2 * half), indices.subarray(2 * half));
+  made.append(values.subarray(0, 2 * half), indices.subarray(0, 2 * half), 2);
+  made.append(values.subarray(2 * half), indices.subarray(2 * half), 2);
   return made;
 }
 
@@ -40,9 +40,9 @@ test("firings come in the order of the text, silent slots do not count", () => {
 });
 
 test("codes that do not fit are refused", () => {
-  const t = new FeatureActivations({ features: 3, k: 2, context: 2, tokens: Int32Array.of(1, 2) });
-  t.append(new Float32Array(4), new Int32Array(4));
-  assert.throws(() => t.append(new Float32Array(2), new Int32Array(2)), /2 \+ 1 tokens do not fit into 2/);
+  const t = new FeatureActivations({ features: 3, context: 2, tokens: Int32Array.of(1, 2) });
+  t.append(new Float32Array(4), new Int32Array(4), 2);
+  assert.throws(() => t.append(new Float32Array(2), new Int32Array(2), 2), /2 \+ 1 tokens do not fit into 2/);
 });
 
 test("each window gives its highest peak, and of equal ones the first", () => {

@@ -102,6 +102,9 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   linearKronTopK: CHAINED, // a root of a product of two sums
   kronSpread: ROUNDED,
   kronScores: ROUNDED,
+  prefixLoss: SUMMED,
+  keepLargest: EXACT,
+  groupPrefixes: EXACT,
   adam: CHAINED, // a quotient of two moments, each corrected for its bias
   adamRows: CHAINED,
   normalizeRows: ROUNDED,
@@ -194,7 +197,16 @@ const SPECIALS: readonly OpName[] = [
     "unslice",
     "assign",
   ] as const),
-  ...(["gatherRows", "scatterAddRows", "takeLast", "scatterLast", "topk", "scale", "sumSquares"] as const),
+  ...([
+    "gatherRows",
+    "scatterAddRows",
+    "takeLast",
+    "scatterLast",
+    "topk",
+    "keepLargest",
+    "scale",
+    "sumSquares",
+  ] as const),
 ];
 /** Kernels that compute with rows: a NaN must come out wherever the loops let it. */
 const NAN_SPREADS: readonly OpName[] = [
@@ -202,6 +214,7 @@ const NAN_SPREADS: readonly OpName[] = [
   ...(["swiglu", "swigluGrad", "softmaxCrossEntropy", "softmaxCrossEntropyGrad", "sparseDecode"] as const),
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
   ...(["linearKronTopK", "kronScores", "kronSpread"] as const),
+  ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK", "prefixLoss"] as const),
   ...(["attention", "attentionGrad", "attentionCached"] as const),
 ];
 /** These multiply tiles of numbers by weights that are 0 behind the mask, so a NaN also reaches the tile's other rows. */

@@ -131,6 +131,17 @@ const table = {
     attrs: { m: 4, n: 4, product: "mand" },
   },
   kronScores: { inputs: [normal(301, 372)], attrs: { m: 5, n: 7, product: "mand" } },
+  prefixLoss: {
+    inputs: [
+      ...[normal(301, 17), distinct(700, 301, 17), normal(700, 130), normal(130), normal(301, 130)],
+      positive(18),
+    ],
+  },
+  keepLargest: { inputs: [normal(701, 130)], attrs: { count: 20_011 } },
+  groupPrefixes: {
+    inputs: [normal(301, 17), index(700, 301, 17)],
+    attrs: { bounds: [11, 230, 231, 700] },
+  },
   adam: { inputs: moments([FLAT]), attrs: adam },
   adamRows: {
     inputs: moments([701, 130]),

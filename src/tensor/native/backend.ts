@@ -8,6 +8,7 @@ import { elementwiseKernels } from "./elementwise.ts";
 import { gemmKernels } from "./gemm.ts";
 import { lmKernels } from "./lm.ts";
 import { optimKernels } from "./optim.ts";
+import { prefixKernels } from "./prefix.ts";
 import { shapeKernels } from "./shape.ts";
 import { sparseKernels } from "./sparse.ts";
 
@@ -31,6 +32,7 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
       ...lmKernels(addon, pool),
       ...attentionKernels(addon, pool),
       ...sparseKernels(addon, pool),
+      ...prefixKernels(addon, pool),
       ...optimKernels(addon, pool),
     },
     alloc: (bytes) => buffers.take(bytes),

@@ -9,6 +9,7 @@ import * as kron from "./kron.ts";
 import * as lm from "./lm.ts";
 import * as matmul from "./matmul.ts";
 import * as optim from "./optim.ts";
+import * as prefix from "./prefix.ts";
 import * as reduce from "./reduce.ts";
 import * as shape from "./shape.ts";
 import * as sparse from "./sparse.ts";
@@ -78,6 +79,9 @@ export const ops = {
   linearKronTopK: kron.linearKronTopKOp,
   kronSpread: kron.kronSpreadOp,
   kronScores: kron.kronScoresOp,
+  prefixLoss: prefix.prefixLossOp,
+  keepLargest: prefix.keepLargestOp,
+  groupPrefixes: prefix.groupPrefixesOp,
   adam: optim.adamOp,
   adamRows: optim.adamRowsOp,
   normalizeRows: optim.normalizeRowsOp,

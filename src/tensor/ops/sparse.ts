@@ -17,7 +17,7 @@ import { concat } from "./shape.ts";
 
 type None = Record<string, never>;
 
-function requireCodes(name: string, values: TensorType, indices: TensorType): [number, number] {
+export function requireCodes(name: string, values: TensorType, indices: TensorType): [number, number] {
   const [B, K] = values.shape;
   if (values.shape.length !== 2 || !equalShapes(values.shape, indices.shape)) {
     throw usageError(
