@@ -3,6 +3,7 @@
  */
 export type { AuxK } from "./auxk.ts";
 export { keepBatch, nextThreshold, type ThresholdRule } from "./batch-topk.ts";
+export { type BoostedSae, boostedSae, reconstructBoosted, stitch } from "./boost.ts";
 export { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
 export {
   type Activation,

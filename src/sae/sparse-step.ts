@@ -75,21 +75,17 @@ export function sparseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradi
   }
 
   const pullSum = d.pull === d.error ? errorSum : sum(d.pull, { axes: [0] });
-  const grads: PerParam<Tensor> = {
-    wEnc: rows.wEnc,
-    bEnc: rows.bEnc,
-    wDec: rows.wDec,
+  const others = {
     ...(bDec && { bDec: biasGradient(sae, pullSum, rows.bEnc) }),
     ...(wSkip && { wSkip: matmul(transpose(d.pull), x) }),
   };
-  const squares = rows.squares
-    ? add(rows.squares, squaresOf(grads, ["wEnc", "bEnc", "wDec"]))
-    : squaresOf(grads);
+  const { squares: rowSquares, ...ofRows } = rows;
+  const grads: PerParam<Tensor> = { ...ofRows, ...others };
   const scalars = packScalars({
     loss: d.loss,
     sse: d.sse,
     auxLoss,
-    squares,
+    squares: rowSquares ? plus(rowSquares, squaresOf(others)) : squaresOf(grads),
     along: sumSquares(parallel),
     least,
     full,
@@ -97,6 +93,8 @@ export function sparseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradi
   lap("backward");
   return { grads, scale: 2 / x.shape[0], scalars, codes, error: d.error };
 }
+
+const plus = (a: Tensor, b: Tensor | undefined): Tensor => (b ? add(a, b) : a);
 
 interface Selected {
   readonly codes: SparseCodes;

@@ -19,7 +19,7 @@ import {
 import type { AuxK } from "./auxk.ts";
 import { TRAITS } from "./config.ts";
 import { denseStep } from "./dense-step.ts";
-import { type Codes, mapParams, type PerParam, type Sae } from "./sae.ts";
+import type { Codes, PerParam, Sae } from "./sae.ts";
 import { sparseStep } from "./sparse-step.ts";
 import type { SaeTrainConfig } from "./train-config.ts";
 
@@ -76,7 +76,7 @@ export interface StepScalars {
   readonly sse: Tensor;
   readonly auxLoss?: Tensor;
   readonly penalty?: Tensor;
-  readonly squares: Tensor;
+  readonly squares?: Tensor;
   readonly along: Tensor;
   readonly least?: Tensor;
   readonly full?: Tensor;
@@ -106,14 +106,12 @@ export function packScalars(scalars: StepScalars): Tensor {
 }
 
 /** Σ over all gradients of their squares. */
-export function squaresOf(grads: PerParam<Tensor>, besides: readonly string[] = []): Tensor {
+export function squaresOf(grads: Partial<PerParam<Tensor>>): Tensor | undefined {
   let total: Tensor | undefined;
-  mapParams(grads, (t, name) => {
-    if (besides.includes(name)) return;
+  for (const t of Object.values(grads)) {
     const squares = sumSquares(t);
     total = total ? add(total, squares) : squares;
-  });
-  if (!total) throw new Error("step: no gradients");
+  }
   return total;
 }
 

@@ -15,15 +15,16 @@ import {
 import { Rng } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 
-function example(dIn = 3, dSae = 5): Omit<SaeLensSae, "warnings" | "dtype"> {
+function example(dIn = 3, dSae = 5) {
   const rng = new Rng(7);
   const fill = (n: number) => rng.fillNormal(new Float32Array(n));
   return {
     architecture: "topk",
     dIn,
+    dOut: dIn,
     dSae,
     k: 2,
-    applyBDecToInput: true,
+    applyBDecToInput: true as boolean,
     normalizeActivations: "none",
     reshapeActivations: "none",
     metadata: { hook_name: "blocks.1.hook_resid_post", model_name: "brook", prepend_bos: true },
@@ -32,7 +33,7 @@ function example(dIn = 3, dSae = 5): Omit<SaeLensSae, "warnings" | "dtype"> {
     bEnc: fill(dSae),
     wDec: fill(dIn * dSae),
     bDec: fill(dIn),
-  };
+  } satisfies Omit<SaeLensSae, "warnings" | "dtype">;
 }
 
 /** Plain loops in float64: reconstruction of one input by a topk SAE whose input is scaled by `s`, output by 1/s. */
@@ -149,8 +150,8 @@ test("what changes the meaning and is not supported is refused by name", async (
     await assert.rejects(readSaeLens(temp.path), message);
   };
   await refused(
-    { architecture: "jumprelu" },
-    /architecture "jumprelu" is not supported yet; supported: topk/,
+    { architecture: "temporal" },
+    /architecture "temporal" is not supported; supported: standard, topk, jumprelu/,
   );
   await refused({ rescale_acts_by_decoder_norm: true }, /rescale_acts_by_decoder_norm=true/);
   await refused(

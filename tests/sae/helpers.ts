@@ -3,7 +3,7 @@
  */
 import assert from "node:assert/strict";
 import { fromInt32, transpose2d } from "../../src/formats/index.ts";
-import type { ActivationBatch, OpenSource, Sae, SaeConfig } from "../../src/sae/index.ts";
+import { type ActivationBatch, type Codes, type OpenSource, type Sae, type SparseCodes, saeConfig } from "../../src/sae/index.ts";
 import { type BackendName, createDevice, type Device } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import type { GoldenFile } from "../golden.ts";
@@ -47,7 +47,7 @@ export function assertClose(
 /** The SAE of a golden file; W_enc [D, F] is turned. */
 export function goldenSae(device: Device, file: GoldenFile, k: number, applyBDecToInput: boolean): Sae {
   const [D, F] = file.shape("W_enc");
-  const config: SaeConfig = { dIn: D, features: F, activation: { kind: "topk", k }, applyBDecToInput };
+  const config = saeConfig({ dIn: D, features: F, activation: { kind: "topk", k }, applyBDecToInput });
   const params = {
     wEnc: device.tensor(transpose2d(file.floats("W_enc"), D, F), [F, D]).keep(),
     bEnc: device.tensor(file.floats("b_enc")).keep(),
@@ -55,6 +55,12 @@ export function goldenSae(device: Device, file: GoldenFile, k: number, applyBDec
     bDec: device.tensor(file.floats("b_dec")).keep(),
   };
   return { config, params, metadata: {} };
+}
+
+/** Codes that are known to be slots. */
+export function slots(codes: Codes): SparseCodes {
+  assert.ok(codes.kind === "sparse", `codes are ${codes.kind}`);
+  return codes;
 }
 
 /** `n` rows of width D that a sparse code explains well: each is a sum of few of `atoms` random directions, plus a mean. */

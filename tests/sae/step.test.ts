@@ -8,17 +8,19 @@ import { denseAux, sparseAux } from "../../src/sae/auxk.ts";
 import {
   createSae,
   decode,
+  disposeCodes,
   disposeSae,
   encode,
+  readStep,
   reconstruct,
   type Sae,
   saeConfig,
   stepGradients,
 } from "../../src/sae/index.ts";
-import { type Device, linearTopK, sparseDecodeLoss, sub, type Tensor } from "../../src/tensor/index.ts";
+import { type Device, linearTopK, sparseDecode, sparseDecodeLoss, sub, type Tensor } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import { type GoldenFile, golden, goldenJson } from "../golden.ts";
-import { assertClose, BACKENDS, goldenSae, withDevice } from "./helpers.ts";
+import { assertClose, BACKENDS, goldenSae, slots, withDevice } from "./helpers.ts";
 
 interface Meta {
   topk: { k: number; apply_b_dec_to_input: boolean };
@@ -38,15 +40,15 @@ async function trueGradients(
   const g = device.scope(() => stepGradients(sae, x, { auxK }));
   const { dIn: D, features: F } = sae.config;
   const scaled = async (t: Tensor) => (await t.floats()).map((v) => v * g.scale);
-  const [loss, auxLoss] = await g.scalars.floats();
+  const { loss, auxLoss } = await readStep(g, false);
   const out = {
     W_enc: transpose2d(await scaled(g.grads.wEnc), F, D),
     b_enc: await scaled(g.grads.bEnc),
     W_dec: await scaled(g.grads.wDec),
-    b_dec: await scaled(g.grads.bDec),
+    b_dec: await scaled(g.grads.bDec as Tensor),
   };
-  for (const t of [...Object.values(g.grads), g.scalars, g.codes.values, g.codes.indices, g.error])
-    t.dispose();
+  disposeCodes(g.codes);
+  for (const t of [...Object.values(g.grads), g.scalars, g.error]) t.dispose();
   return { grads: out, loss, auxLoss };
 }
 
@@ -68,7 +70,7 @@ for (const backend of BACKENDS) {
         const meta = goldenJson<Meta>("sae", "meta.json")[name];
         const sae = goldenSae(device, file, meta.k, meta.apply_b_dec_to_input);
         const x = input(device, file);
-        const codes = encode(sae, x);
+        const codes = slots(encode(sae, x));
         const recon = decode(sae, codes);
         assertClose(await codes.values.floats(), file.floats("values"), "values");
         assert.deepEqual(await codes.indices.ints(), file.ints("indices"));
@@ -122,7 +124,7 @@ for (const backend of BACKENDS) {
           () => sparseDecodeLoss({ values, indices }, wDec, bDec, x),
           [values, wDec, bDec],
         );
-        const recon = decode({ params: { wDec, bDec } } as unknown as Sae, { values, indices });
+        const recon = sparseDecode(values, indices, wDec, bDec);
         return { loss: value.loss, grads: grads as Tensor[], recon };
       });
       assertClose(await t.recon.floats(), file.floats("recon"), "recon");
@@ -163,7 +165,7 @@ for (const backend of BACKENDS) {
         const sae = createSae(device, config, { rng, bDec: rng.fillNormal(new Float32Array(D)) });
         device.write(sae.params.bEnc, rng.fillNormal(new Float32Array(F), -3, 0.5)); // some rows have fewer than k
         const x = device.tensor(rng.fillNormal(new Float32Array(B * D)), [B, D]).keep();
-        const { wEnc, bEnc, wDec, bDec } = sae.params;
+        const { wEnc, bEnc, wDec, bDec } = sae.params as Required<Sae["params"]>;
         const { value, grads } = device.valueAndGrad(() => {
           const codes = linearTopK(applyBDecToInput ? sub(x, bDec) : x, wEnc, bEnc, { k });
           return sparseDecodeLoss(codes, wDec, bDec, x);

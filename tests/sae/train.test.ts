@@ -9,7 +9,7 @@ import {
   type TrainRecord,
   trainSae,
 } from "../../src/sae/index.ts";
-import { createDevice, type Device } from "../../src/tensor/index.ts";
+import { createDevice, type Device, type Tensor } from "../../src/tensor/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { nativeMissing } from "../native.ts";
 import { temporaryFolder } from "../temporary.ts";
@@ -34,8 +34,7 @@ function options(more: Partial<TrainOptions> = {}): TrainOptions {
 /** Parameters of the trained SAE, one array after the other; the SAE is disposed. */
 async function train(device: Device, opts: TrainOptions) {
   const result = await trainSae(device, opts);
-  const { wEnc, bEnc, wDec, bDec } = result.sae.params;
-  const params = await Promise.all([wEnc, bEnc, wDec, bDec].map((t) => t.floats()));
+  const params = await Promise.all(Object.values<Tensor>({ ...result.sae.params }).map((t) => t.floats()));
   disposeSae(result.sae);
   return { result, params };
 }

@@ -102,6 +102,8 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   linearKronTopK: CHAINED, // a root of a product of two sums
   kronSpread: ROUNDED,
   kronScores: ROUNDED,
+  jumpRelu: EXACT,
+  heaviside: EXACT,
   prefixLoss: SUMMED,
   keepLargest: EXACT,
   groupPrefixes: EXACT,

@@ -131,6 +131,8 @@ const table = {
     attrs: { m: 4, n: 4, product: "mand" },
   },
   kronScores: { inputs: [normal(301, 372)], attrs: { m: 5, n: 7, product: "mand" } },
+  jumpRelu: { inputs: [normal(61, 517), normal(517)], attrs: { bandwidth: 0.1 } },
+  heaviside: { inputs: [normal(61, 517), normal(517)], attrs: { bandwidth: 0.1 } },
   prefixLoss: {
     inputs: [
       ...[normal(301, 17), distinct(700, 301, 17), normal(700, 130), normal(130), normal(301, 130)],
