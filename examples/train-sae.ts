@@ -44,7 +44,7 @@ const { sae } = await trainSae(device, {
 });
 
 const source = { lm, hook, text: heldOut };
-const { metrics, splice } = await evaluateOnModel(device, sae, source, { tokens: 4000 });
+const [{ metrics, splice }] = await evaluateOnModel(device, sae, source, { tokens: 4000 });
 console.log(`${hook}, ${metrics.tokens} held-out tokens:`);
 console.log(`  explained variance  ${metrics.explained_variance.toFixed(3)}`);
 console.log(`  features per token  ${metrics.l0.toFixed(1)}`);

@@ -36,10 +36,19 @@ export interface SaeLensTensors {
 /** A sparse autoencoder as plain data. */
 export interface SaeLensSae extends SaeLensConfig, SaeLensTensors {}
 
-type Layout = readonly (readonly [name: string, key: keyof SaeLensTensors, shape: readonly (number | undefined)[]])[];
+type Layout = readonly (readonly [
+  name: string,
+  key: keyof SaeLensTensors,
+  shape: readonly (number | undefined)[],
+])[];
 
 /** What the tensors are called and how large they must be; `undefined`: our own keys say. */
-function layout({ architecture, dIn, dOut, dSae }: Pick<SaeLensConfig, "architecture" | "dIn" | "dOut" | "dSae">) {
+function layout({
+  architecture,
+  dIn,
+  dOut,
+  dSae,
+}: Pick<SaeLensConfig, "architecture" | "dIn" | "dOut" | "dSae">) {
   const { threshold, gated, skip, free } = saeLensTraits(architecture);
   const rows = free ? undefined : dSae;
   const required: Layout = [

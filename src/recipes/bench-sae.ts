@@ -1,38 +1,31 @@
 /**
- * One training step of an SAE on random activations: forward, loss, backward, projection, clipping, Adam, decoder
- * renormalisation, firing statistics. As in the peers no feature is dead, so AuxK rests, and the batch is made outside the
- * clock. D width · F features · K active · B batch.
+ * One training step of an SAE on random activations, by the trainer itself: forward, loss, backward, projection, clipping, Adam,
+ * decoder renormalisation, firing statistics. As in the peers no feature is dead, so AuxK rests, and the batch is made
+ * outside the clock. D width · F features · K active · B batch.
  */
-import { clipFactor } from "../nn/index.ts";
-import { applyAdam, createMoments, disposeMoments, type Moments } from "../sae/optimizer.ts";
+
+import { saeConfig, TRAITS } from "../sae/config.ts";
 import { createSae } from "../sae/create.ts";
-import { disposeCodes, disposeSae, mapParams, type Sae } from "../sae/sae.ts";
-import { readStep, stepGradients } from "../sae/step.ts";
+import { createMoments } from "../sae/optimizer.ts";
+import { disposeRun, NO_LOSSES, type RunState } from "../sae/run-state.ts";
+import { ownColumns } from "../sae/source.ts";
+import type { StepObjective } from "../sae/step.ts";
 import { saeTrainConfig } from "../sae/train-config.ts";
-import { countFirings } from "../sae/trainer.ts";
+import type { TrainRecord } from "../sae/train-log.ts";
+import { Trainer } from "../sae/trainer.ts";
 import type { Device, Tensor } from "../tensor/index.ts";
 import { Rng } from "../util/index.ts";
 import { type BenchFigures, type BenchRepeats, figuresOf, type Yardstick, yardstick } from "./bench.ts";
 import { type BenchClock, peakRssMb, repeatTimed } from "./bench-clock.ts";
+import { configOfShape, type SaeShape } from "./sae-shape.ts";
 
 export interface SaeStepSizes {
+  readonly shape: SaeShape;
+  readonly objective: StepObjective["objective"];
   readonly d: number;
-  readonly features: number;
-  readonly k: number;
   readonly batch: number;
-}
-
-/** What a step changes. */
-interface StepState {
-  readonly sae: Sae;
-  readonly moments: Moments;
-  /** Tokens since each feature last fired, i32 [F]. */
-  readonly lastFired: Tensor;
-  /** [B, D] */
-  readonly x: Tensor;
-  readonly config: ReturnType<typeof saeTrainConfig>;
-  step: number;
-  loss: number;
+  /** jumprelu: where thresholds start. */
+  readonly threshold: number;
 }
 
 /** The warm-up runs without the yardstick, so that the peak memory it leaves is that of the training steps alone. */
@@ -41,32 +34,41 @@ export async function benchSaeStep(
   sizes: SaeStepSizes,
   { steps, warmup, signal }: BenchRepeats,
 ): Promise<BenchFigures> {
-  const { d, features, batch } = sizes;
+  const { d, batch, shape, ...settings } = sizes;
   const rng = new Rng(0);
   const before = peakRssMb();
-  const state = start(device, sizes, rng);
+  const records: TrainRecord[] = [];
+  const trainer = startTrainer(device, sizes, rng, records);
+  const rows = device.empty([batch, d]).keep();
   const host = new Float32Array(batch * d);
-  const fill = () => device.write(state.x, rng.fillNormal(host));
   let gemm: Yardstick | undefined;
+  let loss = Number.NaN;
   const step = async (clock: BenchClock) => {
-    fill();
+    device.write(rows, rng.fillNormal(host));
     gemm?.run(clock);
-    await clock.timeAsync("step", () => trainStep(device, state, clock));
+    trainer.laps.lap("other");
+    trainer.laps.take(); // what passed outside
+    await clock.timeAsync("step", async () => {
+      loss = (await trainer.step(rows)).loss;
+    });
+    for (const [part, ms] of Object.entries(trainer.laps.take().ms)) if (ms > 0) clock.add(part, ms);
   };
   try {
     await repeatTimed({ steps: 0, warmup: Math.max(warmup, 1), signal }, step);
     const peak = peakRssMb();
-    gemm = yardstick(device, state.x, state.sae.params.wDec, true);
+    // The product of a dense encoder, whatever the encoder is: the common yardstick.
+    gemm = yardstick(device, rows, trainer.run.sae.params.wDec, true);
     const clock = await repeatTimed({ steps, warmup: 0, signal }, step);
-    const parameters = 2 * features * d + features + d;
+    const parameters = Object.values<Tensor>({ ...trainer.run.sae.params }).reduce((n, t) => n + t.size, 0);
     const stateMb = (4 * parameters * 4) / 2 ** 20;
     return figuresOf(clock, {
       benchmark: "sae-step",
-      sizes: { arch: "topk", ...sizes },
+      sizes: { d, batch, ...sizesOf(shape), ...settings },
       tokens: batch,
       flops: gemm.flops,
       more: {
-        loss: state.loss,
+        loss,
+        l0_first_step: records[0].l0,
         peak_rss_steps_mb: peak,
         rss_before_steps_mb: before,
         state_mb: stateMb,
@@ -74,55 +76,45 @@ export async function benchSaeStep(
       },
     });
   } finally {
-    disposeSae(state.sae);
-    disposeMoments(state.moments);
-    state.lastFired.dispose();
-    state.x.dispose();
+    disposeRun(trainer.run);
+    rows.dispose();
   }
 }
 
-function start(device: Device, { d, features, k, batch }: SaeStepSizes, rng: Rng): StepState {
-  const sae = createSae(
-    device,
-    { dIn: d, features, activation: { kind: "topk", k }, applyBDecToInput: true },
-    { rng },
-  );
+/** What of a shape is in use. */
+function sizesOf({ arch, features, k, encoder, kronM, kronN, kronProduct }: SaeShape) {
   return {
-    sae,
-    moments: createMoments(device, sae),
-    lastFired: device.zeros([features], "i32").keep(),
-    x: device.empty([batch, d]).keep(),
-    config: saeTrainConfig({ tokens: batch, batch }, sae.config),
-    step: 0,
-    loss: Number.NaN,
+    arch,
+    features,
+    ...(TRAITS[arch].counted && { k }),
+    encoder,
+    ...(encoder === "kron" && { kron_m: kronM, kron_n: kronN, kron_product: kronProduct }),
   };
 }
 
-/** The step of `trainSae` without its records and checkpoints. */
-async function trainStep(device: Device, state: StepState, clock: BenchClock): Promise<void> {
-  const { sae, moments, lastFired, x, config } = state;
-  const laps = new Map<string, number>(); // a part may come in several pieces
-  let last = performance.now();
-  const lap = (part: string) => {
-    const now = performance.now();
-    laps.set(part, (laps.get(part) ?? 0) + now - last);
-    last = now;
-  };
-  const g = device.scope(() => stepGradients(sae, x, { lap }));
-  const { loss, gradNorm } = await readStep(g, config.removeParallelGradient);
-  lap("clip");
-  const gradScale = g.scale * clipFactor(gradNorm, config.clip);
-  state.step++;
-  device.scope(() =>
-    applyAdam(sae.params, g.grads, moments, config, { lr: config.lr, step: state.step, gradScale }),
+/** So many steps that no schedule, penalty ramp or dead feature comes into play. */
+const ENDLESS = 1e6;
+
+function startTrainer(
+  device: Device,
+  { shape, objective, d, batch, threshold }: SaeStepSizes,
+  rng: Rng,
+  records: TrainRecord[],
+): Trainer {
+  const config = saeConfig({ dIn: d, ...configOfShape(shape) });
+  const train = saeTrainConfig(
+    { tokens: ENDLESS * batch, batch, objective, warmupSteps: 0, sparsityWarmup: 0, inputNorm: "none" },
+    config,
   );
-  lap("adam");
-  device.scope(() => countFirings(lastFired, g.codes, x.shape[0]));
-  mapParams(g.grads, (t) => t.dispose());
-  disposeCodes(g.codes);
-  g.scalars.dispose();
-  g.error.dispose();
-  lap("statistics");
-  for (const [part, ms] of laps) clock.add(part, ms);
-  state.loss = loss;
+  const sae = createSae(device, config, { rng, threshold });
+  const run: RunState = {
+    sae,
+    moments: createMoments(device, sae),
+    lastFired: device.zeros([config.features], "i32").keep(),
+    scales: { input: 1, target: 1 },
+    step: 0,
+    window: NO_LOSSES,
+  };
+  const sink = { write: (record: TrainRecord) => void records.push(record), close: () => {} };
+  return new Trainer(device, { run, train, columns: ownColumns(config), logEvery: ENDLESS, sink });
 }

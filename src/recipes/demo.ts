@@ -133,9 +133,7 @@ async function trainStage(
         if (!record) report.work("filling the shuffle buffer", Math.min(n, first), first);
       },
     },
-    arch: "topk",
-    features,
-    k,
+    config: { features, activation: { kind: "topk", k } },
     train,
     buffer,
     out: pathsIn(out).sae,
@@ -158,7 +156,7 @@ async function trainStage(
   return sae;
 }
 
-function measureStage(
+async function measureStage(
   device: Device,
   { hook, evalTokens, report, signal }: DemoOptions,
   lm: LanguageModel,
@@ -171,7 +169,7 @@ function measureStage(
     activations: "measuring reconstructions",
     model: "measuring the model",
   };
-  return evaluateOnModel(
+  const [evaluation] = await evaluateOnModel(
     device,
     sae,
     { lm, hook, text },
@@ -181,6 +179,7 @@ function measureStage(
       onProgress: ({ part, tokens, total }) => report.work(labels[part], tokens, total),
     },
   );
+  return evaluation;
 }
 
 async function readStage(

@@ -13,7 +13,7 @@ import {
 } from "../interpret/index.ts";
 import { resolveHook } from "../models/index.ts";
 import { type FeatureCard, linearHistogram, type TokenText, tokenText } from "../report/index.ts";
-import { encode, type Sae, sparseCodes } from "../sae/index.ts";
+import { disposeCodes, encode, type Sae, sparseCodes } from "../sae/index.ts";
 import { reshape } from "../tensor/index.ts";
 import type { Tokenizer, TokenPacker } from "../text/index.ts";
 import { throwIfAborted } from "../util/index.ts";
@@ -42,15 +42,15 @@ export async function collectFirings(options: CollectOptions): Promise<FeatureAc
     const rows = Math.min(16, windows - at);
     const batch = packer.next(rows);
     tokens.set(batch.tokens, at * T);
-    const { values, indices } = await sparseCodes(codesOf(options, batch.tokens, rows));
+    const codes = await sparseCodes(codesOf(options, batch.tokens, rows));
+    const { values, indices } = codes;
     const k = values.shape[1];
     const host = await values.floats(); // [rows · T, K]
     batch.tokens.forEach((t, i) => {
       if (lm.tokenizer.specialIds.has(t)) host.fill(0, i * k, (i + 1) * k);
     });
     table.append(host, await indices.ints(), k);
-    values.dispose();
-    indices.dispose();
+    disposeCodes(codes);
     onProgress?.((at + rows) * T);
     await setImmediate();
   }

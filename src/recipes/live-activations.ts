@@ -220,7 +220,10 @@ export interface LiveSourceOptions extends LiveOptions {
   readonly onRows?: (rows: number) => void;
 }
 
-/** The shuffled rows of one hook point as a source for SAE training, resumable to the bit. */
+/**
+ * The shuffled rows of the hook points as a source for SAE training, resumable to the bit. A row is that of the first point,
+ * then that of the second … in the order in which they were named.
+ */
 export function openLiveSource(options: LiveSourceOptions): OpenSource {
   return (state?: SourceState): ActivationSource => {
     const saved = state?.json as { packer: PackerState; shuffle: ShuffledState } | undefined;
@@ -229,7 +232,8 @@ export function openLiveSource(options: LiveSourceOptions): OpenSource {
     // Raised, the signal makes the shuffle pause; the text must not seem to end there.
     const live = liveActivations({ ...options, rows, signal: undefined });
     const capacity = options.capacity ?? SHUFFLE_CAPACITY;
-    const stream = shuffled(blocksOf(live, options.onRows), {
+    const points = options.hooks.map((h) => resolveHook(options.model.spec, h));
+    const stream = shuffled(blocksOf(live, points, options.onRows), {
       batch: Math.max(1, Math.min(options.batch, Math.floor(capacity / 2))),
       capacity,
       signal: options.signal,
@@ -248,13 +252,34 @@ export function openLiveSource(options: LiveSourceOptions): OpenSource {
 
 async function* blocksOf(
   live: LiveActivations,
+  points: readonly string[],
   onRows?: (rows: number) => void,
 ): AsyncGenerator<{ x: Float32Array; rows: number }> {
-  const [hook] = live.hooks;
   let total = 0;
   for await (const { activations, rows } of live) {
     total += rows;
     onRows?.(total);
-    yield { x: activations[hook], rows };
+    yield {
+      x: sideBySide(
+        points.map((p) => activations[p]),
+        rows,
+      ),
+      rows,
+    };
   }
+}
+
+/** Rows of several arrays joined into one row each. */
+function sideBySide(parts: readonly Float32Array[], rows: number): Float32Array {
+  if (parts.length === 1) return parts[0];
+  const widths = parts.map((p) => p.length / Math.max(rows, 1));
+  const total = widths.reduce((a, b) => a + b, 0);
+  const out = new Float32Array(rows * total);
+  let from = 0;
+  parts.forEach((part, i) => {
+    const width = widths[i];
+    for (let r = 0; r < rows; r++) out.set(part.subarray(r * width, (r + 1) * width), r * total + from);
+    from += width;
+  });
+  return out;
 }

@@ -5,7 +5,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   type ActivationBatch,
-  evaluateSae,
+  evaluateBudgets,
   type MetricsAccumulator,
   type Sae,
   type SaeMetrics,
@@ -13,7 +13,7 @@ import {
 import { openActivations } from "../store/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker, TokenSource } from "../text/index.ts";
-import { inputError } from "../util/index.ts";
+import { inputError, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { liveActivations, rowWidth } from "./live-activations.ts";
 import { type SpliceMetrics, spliceBatch, spliceMetrics } from "./splice.ts";
@@ -23,8 +23,8 @@ export interface SaeEvalOptions {
   readonly tokens: number;
   /** Chooses the windows of the text, or the rows of the store, where there are more than `tokens`; default 0. */
   readonly seed?: number;
-  /** Active features per token, instead of the SAE's own k. */
-  readonly k?: number;
+  /** Active features per token, one evaluation for each; undefined (the default) is the SAE's own k. */
+  readonly budgets?: readonly (number | undefined)[];
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { part: SaeEvalPart; tokens: number; total: number }) => void;
 }
@@ -36,6 +36,8 @@ export type SaeEvalPart = "mean" | "activations" | "model";
 const BATCH = 4096;
 
 export interface SaeEvaluation {
+  /** The budget it was measured at, where one was asked for. */
+  readonly k?: number;
   readonly metrics: SaeMetrics;
   /** Through the model; absent for activations from disk. */
   readonly splice?: SpliceMetrics;
@@ -52,7 +54,9 @@ export async function evaluateOnStore(
   sae: Sae,
   { folder, hook }: { folder: string; hook?: string },
   options: SaeEvalOptions,
-): Promise<SaeEvaluation> {
+): Promise<SaeEvaluation[]> {
+  if (sae.config.transcoder)
+    throw usageError("a transcoder is measured through its model: --model and --text");
   const store = await openActivations(folder, { hook: hook ?? hookIn(folder, sae) });
   try {
     const { index, width } = store;
@@ -90,27 +94,27 @@ export async function evaluateOnModel(
   sae: Sae,
   { lm, hook, text, context, excludeTokens = trainedWithout(sae, lm) }: ModelEvalSource,
   options: SaeEvalOptions,
-): Promise<SaeEvaluation> {
+): Promise<SaeEvaluation[]> {
   refuseOtherModel(sae, lm.hash, `this is ${lm.name}`);
   refuseOtherWidth(sae, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
   const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
   const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
   const rows = () => rowsOf(lm, { hook, packer, windows, excludeTokens });
-  const evaluation = await measure(device, sae, rows, { ...options, total });
-  const splice = await spliceMetrics({
+  const evaluations = await measure(device, sae, rows, { ...options, total });
+  const splices = await spliceMetrics({
     model: lm.model,
     sae,
     hook,
     batches: () => chosen(packer, windows, spliceBatch(lm.model, T)),
     context: T,
     keep: (token) => excludeTokens.has(token),
-    mean: Float32Array.from(evaluation.accumulator.mean()),
-    k: options.k,
+    mean: Float32Array.from(evaluations[0].accumulator.mean()),
+    budgets: options.budgets,
     signal: options.signal,
     onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
   });
-  return { ...evaluation, splice };
+  return evaluations.map((evaluation, i) => ({ ...evaluation, splice: splices[i] }));
 }
 
 /** SAELens' word for it is `exclude_special_tokens`: all, none, or these ids. */
@@ -163,16 +167,15 @@ async function measure(
   device: Device,
   sae: Sae,
   open: () => AsyncIterable<ActivationBatch>,
-  { tokens, k, signal, onProgress, total }: SaeEvalOptions & { total: number },
-): Promise<SaeEvaluation> {
+  { tokens, budgets = [undefined], signal, onProgress, total }: SaeEvalOptions & { total: number },
+): Promise<SaeEvaluation[]> {
   const part = { mean: "mean", metrics: "activations" } as const;
-  const accumulator = await evaluateSae(device, sae, open, {
+  const all = await evaluateBudgets(device, sae, open, budgets, {
     maxTokens: tokens,
-    k,
     signal,
     onProgress: (n, pass) => onProgress?.({ part: part[pass], tokens: n, total }),
   });
-  return { metrics: accumulator.finish(), accumulator };
+  return all.map((accumulator, i) => ({ k: budgets[i], metrics: accumulator.finish(), accumulator }));
 }
 
 function refuseOtherWidth(sae: Sae, width: number, what: string): void {

@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { differences, type TrainRecord, type TrainResult } from "../sae/index.ts";
 import { inputError, readJson, usageError, writeJson } from "../util/index.ts";
 
-const SCHEMA = 1;
+const SCHEMA = 2; // 1: settings of topk SAEs only
 const KIND = "sluice-sae-run";
 
 export interface RunOutcome extends Pick<TrainResult, "stopped" | "steps" | "tokens" | "inputScale"> {

@@ -12,7 +12,9 @@ import {
   lockFolder,
   type Notes,
   type OpenSource,
+  type Sae,
   type SaeConfig,
+  type SaeConfigInput,
   type SaeTrainConfig,
   type SaeTrainInput,
   saeConfig,
@@ -39,6 +41,8 @@ export type SaeSource =
       readonly kind: "live";
       readonly lm: LanguageModel;
       readonly hook: string;
+      /** A transcoder's target; it reads `hook`. */
+      readonly targetHook?: string;
       readonly tokens: TokenSource;
       /** Names the text in the SAE's metadata. */
       readonly text: string;
@@ -56,10 +60,11 @@ export type SaeSource =
 
 export interface SaeRunOptions {
   readonly source: SaeSource;
-  readonly arch: "topk";
-  readonly features: number;
-  readonly k: number;
+  /** The activations decide the widths. */
+  readonly config: Omit<SaeConfigInput, "dIn" | "dOut" | "transcoder">;
   readonly train: SaeTrainInput;
+  /** SAE Boost: the frozen SAE whose error is learnt, and what names it. */
+  readonly base?: { readonly sae: Sae; readonly hash: string };
   /** Rows held for shuffling. */
   readonly buffer: number;
   readonly out: string;
@@ -86,6 +91,8 @@ export interface SaeRunResult extends TrainResult {
 /** A source and what is known of it before the first row. */
 interface Opened {
   readonly width: number;
+  /** Of a transcoder's target. */
+  readonly targetWidth?: number;
   readonly open: (train: SaeTrainConfig) => OpenSource;
   /** For the SAE's file, in SAELens' words. */
   readonly metadata: Notes;
@@ -99,16 +106,19 @@ interface Opened {
  * left alone if it is finished; one with anything else is refused, and so is one that a living process works in.
  */
 export async function trainSaeRun(device: Device, options: SaeRunOptions): Promise<SaeRunResult> {
-  const { out, features, k, buffer, arch, source } = options;
+  const { out, buffer, source, base } = options;
   const opened = await openSource(source, buffer, options.signal);
   try {
-    const config = saeConfig({ dIn: opened.width, features, activation: { kind: arch, k } });
+    const config = saeConfig({
+      ...options.config,
+      dIn: opened.width,
+      dOut: opened.targetWidth ?? opened.width,
+      transcoder: opened.targetWidth !== undefined,
+    });
     const train = saeTrainConfig(options.train, config);
     const settings = {
-      arch,
-      features,
-      k,
-      width: opened.width,
+      sae: config,
+      base: base?.hash,
       source: { ...opened.metadata, ...opened.settings },
       buffer,
       backend: device.name, // another one has other last bits
@@ -162,6 +172,7 @@ async function work(
     ...options, // signal, logEvery, onMetrics, onStep
     config,
     train,
+    base: options.base?.sae,
     openSource: opened.open(train),
     metadata: opened.metadata,
     metricsFile: join(out, "metrics.jsonl"),
@@ -238,13 +249,16 @@ function fromModel(
   const { lm, tokens, text, context, windows = 16, maxNorm = 0, onRows } = source;
   const { excludeTokens = lm.tokenizer.specialIds } = source;
   const hook = resolveHook(lm.model.spec, source.hook);
+  const target = source.targetHook === undefined ? undefined : resolveHook(lm.model.spec, source.targetHook);
   const packing = { context: context ?? lm.model.spec.contextLength, shuffle: true };
   return {
     width: rowWidth(lm.model, hook),
+    targetWidth: target === undefined ? undefined : rowWidth(lm.model, target),
     metadata: {
       model_name: lm.name,
       model_hash: lm.hash,
       hook_name: hook,
+      ...(target !== undefined && { hook_name_out: target }),
       dataset_path: text,
       context_size: packing.context,
       prepend_bos: lm.tokenizer.bosId !== undefined,
@@ -261,7 +275,7 @@ function fromModel(
       openLiveSource({
         model: lm.model,
         packer: windowsOf(lm, tokens, { ...packing, seed }),
-        hooks: [hook],
+        hooks: target === undefined ? [hook] : [hook, target],
         windows,
         until: Number.POSITIVE_INFINITY,
         rows: Math.floor(wanted / batch) * batch,

@@ -55,14 +55,11 @@ export interface SpliceOptions {
   readonly context: number;
   /** Positions whose activation stays as it is in every variant and is left out of the mean: BOS and its like. */
   readonly keep: (token: number, position: number) => boolean;
-  /** Active features per token, instead of the SAE's own k. */
-  readonly k?: number;
+  /** Active features per token, one set of metrics for each; undefined (the default) is the SAE's own k. */
+  readonly budgets?: readonly (number | undefined)[];
   readonly signal?: AbortSignal;
   readonly onProgress?: (tokens: number) => void;
 }
-
-type Variant = "spliced" | "zero" | "mean";
-const VARIANTS = ["spliced", "zero", "mean"] as const satisfies readonly Variant[];
 
 /** Bytes that one tensor of logits may have: about eight of them live at once. */
 const LOGIT_BYTES = 32e6;
@@ -72,42 +69,51 @@ export function spliceBatch({ spec }: Transformer, context: number): number {
   return Math.min(8, Math.max(1, Math.floor(LOGIT_BYTES / (4 * context * spec.vocabSize))));
 }
 
-/** Runs the model clean, spliced, and with the two ablations. */
-export async function spliceMetrics(options: SpliceOptions): Promise<SpliceMetrics> {
-  const { batches, signal, onProgress } = options;
+/** Runs the model clean, spliced at every budget, and with the two ablations. */
+export async function spliceMetrics(options: SpliceOptions): Promise<SpliceMetrics[]> {
+  const { batches, signal, onProgress, budgets = [undefined] } = options;
   const hook = resolveHook(options.model.spec, options.hook);
   const mean = options.model.device.tensor(options.mean ?? (await meanActivation(options, hook))).keep();
+  const none = (): Cost => ({ ce: 0, kl: 0 });
   const totals: Totals = {
     clean: 0,
     targets: 0,
     positions: 0,
-    ce: { spliced: 0, zero: 0, mean: 0 },
-    kl: { spliced: 0, zero: 0, mean: 0 },
+    zero: none(),
+    mean: none(),
+    spliced: budgets.map(none),
   };
   try {
     for (const packed of batches()) {
       throwIfAborted(signal);
-      await addBatch(totals, packed, { ...options, hook, mean });
+      await addBatch(totals, packed, { ...options, hook, mean, budgets });
       onProgress?.(totals.positions);
       await setImmediate();
     }
   } finally {
     mean.dispose();
   }
-  return summary(totals);
+  return totals.spliced.map((spliced) => summary(totals, spliced));
 }
 
 /** Sums over tokens. */
+interface Cost {
+  ce: number;
+  kl: number;
+}
+
 interface Totals {
   clean: number;
   targets: number;
   positions: number;
-  readonly ce: Record<Variant, number>;
-  readonly kl: Record<Variant, number>;
+  readonly zero: Cost;
+  readonly mean: Cost;
+  /** By budget. */
+  readonly spliced: readonly Cost[];
 }
 
-function summary({ clean, targets, positions, ce, kl }: Totals): SpliceMetrics {
-  const [ce_clean, ce_spliced, ce_zero, ce_mean] = [clean, ce.spliced, ce.zero, ce.mean].map(
+function summary({ clean, targets, positions, zero, mean }: Totals, spliced: Cost): SpliceMetrics {
+  const [ce_clean, ce_spliced, ce_zero, ce_mean] = [clean, spliced.ce, zero.ce, mean.ce].map(
     (total) => total / targets,
   );
   return {
@@ -117,9 +123,9 @@ function summary({ clean, targets, positions, ce, kl }: Totals): SpliceMetrics {
     ce_mean,
     loss_recovered: lossRecovered({ clean: ce_clean, spliced: ce_spliced, ablated: ce_zero }),
     loss_recovered_mean: lossRecovered({ clean: ce_clean, spliced: ce_spliced, ablated: ce_mean }),
-    kl: kl.spliced / positions,
-    kl_zero: kl.zero / positions,
-    kl_mean: kl.mean / positions,
+    kl: spliced.kl / positions,
+    kl_zero: zero.kl / positions,
+    kl_mean: mean.kl / positions,
     ce_tokens: targets,
   };
 }
@@ -158,20 +164,28 @@ async function meanActivation(options: SpliceOptions, hook: string): Promise<Flo
 async function addBatch(
   totals: Totals,
   packed: PackedBatch,
-  options: Omit<SpliceOptions, "mean"> & { hook: string; mean: Tensor },
+  options: Omit<SpliceOptions, "mean" | "budgets"> & {
+    hook: string;
+    mean: Tensor;
+    budgets: readonly (number | undefined)[];
+  },
 ): Promise<void> {
-  const { model, sae, hook, context: T, mean, k } = options;
+  const { model, sae, hook, context: T, mean, budgets } = options;
   const { device } = model;
   const n = packed.tokens.length;
   const numbers = device.scope(() => {
     const tokens = device.tensor(packed.tokens, [n / T, T], "i32");
     const targets = device.tensor(packed.targets, [n], "i32");
     const mask = device.tensor(replaced(options, packed), [n / T, T]);
-    const edits: Record<Variant, Edit> = {
-      spliced: (x) => reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
-      zero: replaceWith(0),
-      mean: (x, context) => replaceWith(reshape(mean, x.shape.slice(2)))(x, context),
-    };
+    const edits: Edit[] = [
+      replaceWith(0),
+      (x, context) => replaceWith(reshape(mean, x.shape.slice(2)))(x, context),
+      ...budgets.map(
+        (k): Edit =>
+          (x) =>
+            reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
+      ),
+    ];
     const logitsOf = (edit?: Edit): Tensor => {
       const only: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), mask));
       const { logits } = model.forward(tokens, only ? { edit: { [hook]: only } } : {});
@@ -181,9 +195,9 @@ async function addBatch(
     const clean = logitsOf();
     const logP = logSoftmax(clean);
     const p = exp(logP);
-    const measured = VARIANTS.flatMap((variant) =>
+    const measured = edits.flatMap((edit) =>
       device.scope(() => {
-        const logits = logitsOf(edits[variant]);
+        const logits = logitsOf(edit);
         return [sum(softmaxCrossEntropy(logits, targets)), sum(mul(p, sub(logP, logSoftmax(logits))))];
       }),
     );
@@ -192,9 +206,9 @@ async function addBatch(
   const [clean, ...rest] = await Promise.all(numbers.map((t) => t.item()));
   for (const t of numbers) t.dispose();
   totals.clean += clean;
-  VARIANTS.forEach((variant, i) => {
-    totals.ce[variant] += rest[2 * i];
-    totals.kl[variant] += rest[2 * i + 1];
+  [totals.zero, totals.mean, ...totals.spliced].forEach((cost, i) => {
+    cost.ce += rest[2 * i];
+    cost.kl += rest[2 * i + 1];
   });
   totals.positions += n;
   for (const t of packed.targets) if (t >= 0) totals.targets++;

@@ -71,7 +71,11 @@ export interface AuxGradients {
  * d L_aux / d a = 2 (a − r) / (B · variance); the rest is the main step's backward on n rows. Few dead features are
  * computed densely: five matrix products of n columns are then faster than gathering k rows per token.
  */
-export function auxKGradients(sae: Sae, { dead, parents, k, coefficient }: AuxK, main: MainStep): AuxGradients {
+export function auxKGradients(
+  sae: Sae,
+  { dead, parents, k, coefficient }: AuxK,
+  main: MainStep,
+): AuxGradients {
   const { z, loss, errorSum } = main;
   const n = dead.shape[0];
   const from = parents ?? dead;
@@ -166,7 +170,12 @@ export function sparseAux({ wEnc, wDec, bEnc, k }: DeadRows, { z, error }: MainS
 }
 
 /** The same over the products of pre-latents, by autograd: dead features of a kron encoder share rows of W_enc. */
-function kronAux({ wEnc, wDec, bEnc, k }: DeadRows, main: MainStep, weight: Tensor, product: KronProduct): Parts {
+function kronAux(
+  { wEnc, wDec, bEnc, k }: DeadRows,
+  main: MainStep,
+  weight: Tensor,
+  product: KronProduct,
+): Parts {
   const { z, error } = main;
   const n = wDec.shape[0];
   const { value, grads } = z.device.valueAndGrad(() => {

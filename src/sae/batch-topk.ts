@@ -32,7 +32,11 @@ export interface ThresholdRule {
  * The running mean of the batches' smallest kept values: t ← (1 − rate) t + rate · least. SAELens starts from 0 at rate 0.01,
  * dictionary_learning unset at 0.001. `before` is undefined at the first step.
  */
-export function nextThreshold(before: number | undefined, least: number, { rate, start }: ThresholdRule): number {
+export function nextThreshold(
+  before: number | undefined,
+  least: number,
+  { rate, start }: ThresholdRule,
+): number {
   if (!(least >= 0)) throw usageError(`batchtopk: a smallest kept value of ${least}`);
   const from = before ?? start;
   return from === undefined ? least : (1 - rate) * from + rate * least;

@@ -34,7 +34,9 @@ export function boostedSae(base: Sae, parts: readonly Sae[]): BoostedSae {
       throw usageError(`boost: a part of width ${config.dIn} → ${config.dOut} for a base of width ${dIn}`);
     }
     if (config.decoderBias) {
-      throw usageError("boost: the part has a decoder bias, which would shift every token; a residual part has none");
+      throw usageError(
+        "boost: the part has a decoder bias, which would shift every token; a residual part has none",
+      );
     }
   }
   return { base, parts };
@@ -75,7 +77,8 @@ export function stitch({ base, parts }: BoostedSae): Sae {
         `stitch: a ${kind} SAE keeps features by rank or gate, so no thresholds make one SAE of it and its parts; save them as parts`,
       );
     }
-    if (config.encoder.kind !== "dense") throw usageError(`stitch: a ${config.encoder.kind} encoder cannot be joined to another`);
+    if (config.encoder.kind !== "dense")
+      throw usageError(`stitch: a ${config.encoder.kind} encoder cannot be joined to another`);
   }
   const { device } = base.params.wEnc;
   const features = all.reduce((n, { config }) => n + config.features, 0);
@@ -86,9 +89,15 @@ export function stitch({ base, parts }: BoostedSae): Sae {
     applyBDecToInput: false,
   });
   const params = device.scope(() => ({
-    wEnc: concat(all.map(({ params }) => params.wEnc), 0).keep(),
+    wEnc: concat(
+      all.map(({ params }) => params.wEnc),
+      0,
+    ).keep(),
     bEnc: concat(all.map(biasOfRaw), 0).keep(),
-    wDec: concat(all.map(({ params }) => params.wDec), 0).keep(),
+    wDec: concat(
+      all.map(({ params }) => params.wDec),
+      0,
+    ).keep(),
     bDec: add(base.params.bDec ?? device.zeros([config.dOut]), 0).keep(),
     threshold: concat(
       all.map(({ params, config }) => params.threshold ?? device.zeros([config.features])),

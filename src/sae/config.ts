@@ -95,16 +95,17 @@ export function saeConfig(given: SaeConfigInput): SaeConfig {
   checkActivation(activation, features);
   checkEncoder(encoder, activation, features);
   const own = !transcoder && decoderBias;
-  const {
-    applyBDecToInput = own && encoder.kind === "dense" && TRAITS[activation.kind].centred,
-  } = given;
+  const { applyBDecToInput = own && encoder.kind === "dense" && TRAITS[activation.kind].centred } = given;
   if (applyBDecToInput && !own) {
     const why = decoderBias ? "a transcoder's b_dec belongs to its output" : "it has no b_dec";
     throw usageError(`sae: b_dec cannot be subtracted from the input: ${why}`);
   }
-  if (dOut !== dIn && !transcoder) throw usageError(`sae: dOut=${dOut} is not dIn=${dIn}; only a transcoder's may differ`);
+  if (dOut !== dIn && !transcoder)
+    throw usageError(`sae: dOut=${dOut} is not dIn=${dIn}; only a transcoder's may differ`);
   if (skip && !transcoder) {
-    throw usageError("sae: a skip connection is for transcoders; that of an autoencoder would copy its input");
+    throw usageError(
+      "sae: a skip connection is for transcoders; that of an autoencoder would copy its input",
+    );
   }
   return { dIn, dOut, features, encoder, activation, applyBDecToInput, decoderBias, transcoder, skip };
 }
@@ -121,9 +122,12 @@ function checkActivation(activation: Activation, features: number): void {
 function checkEncoder(encoder: Encoder, activation: Activation, features: number): void {
   if (encoder.kind === "dense") return;
   const { m, n } = encoder;
-  if (!whole(m) || !whole(n)) throw usageError(`sae: kron heads of m=${m} × n=${n}; both must be whole and at least 1`);
+  if (!whole(m) || !whole(n))
+    throw usageError(`sae: kron heads of m=${m} × n=${n}; both must be whole and at least 1`);
   if (features % (m * n) !== 0) {
-    throw usageError(`sae: ${features} features are not whole kron heads of m·n = ${m * n}; choose a multiple`);
+    throw usageError(
+      `sae: ${features} features are not whole kron heads of m·n = ${m * n}; choose a multiple`,
+    );
   }
   if (activation.kind === "gated") {
     throw usageError(

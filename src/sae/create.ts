@@ -56,7 +56,9 @@ function initialMatrices(device: Device, config: SaeConfig, rng: Rng): { wEnc: T
 function kronMatrices(device: Device, config: SaeConfig, kron: KronEncoder, rng: Rng) {
   const { dIn, dOut, features, transcoder } = config;
   const [rows] = paramShapes(config).wEnc;
-  const encoder = rng.fork("encoder").fillNormal(new Float32Array(rows * dIn), 0, 1 / Math.sqrt(2 * features));
+  const encoder = rng
+    .fork("encoder")
+    .fillNormal(new Float32Array(rows * dIn), 0, 1 / Math.sqrt(2 * features));
   const decoder = transcoder
     ? rng.fork("decoder").fillNormal(new Float32Array(features * dOut))
     : kronDecoderRows(encoder, dIn, kron);

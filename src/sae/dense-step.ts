@@ -28,7 +28,14 @@ import {
 } from "../tensor/index.ts";
 import { auxKGradients } from "./auxk.ts";
 import { encoderInput, gatedParts, type ParamName, type PerParam, preActivations, type Sae } from "./sae.ts";
-import { MSE, packScalars, squaresOf, type StepGradients, type StepObjective, type StepOptions } from "./step.ts";
+import {
+  MSE,
+  packScalars,
+  type StepGradients,
+  type StepObjective,
+  type StepOptions,
+  squaresOf,
+} from "./step.ts";
 
 /** See `stepGradients`. */
 export function denseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradients {
@@ -37,14 +44,17 @@ export function denseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradie
   const names = Object.keys(params) as ParamName[];
   const { device } = x;
   const B = x.shape[0];
-  const { value, grads: found } = device.valueAndGrad(() => {
-    const z = encoderInput(sae, x);
-    const { acts, penalty } = activations(sae, z, target, objective);
-    lap("encode");
-    const { loss, error } = reconstruction(sae, acts, x, target, objective.levels);
-    lap("decode");
-    return { loss: add(loss, penalty), reconstruction: loss, penalty, acts, error, z };
-  }, names.map((name) => params[name] as Tensor));
+  const { value, grads: found } = device.valueAndGrad(
+    () => {
+      const z = encoderInput(sae, x);
+      const { acts, penalty } = activations(sae, z, target, objective);
+      lap("encode");
+      const { loss, error } = reconstruction(sae, acts, x, target, objective.levels);
+      lap("decode");
+      return { loss: add(loss, penalty), reconstruction: loss, penalty, acts, error, z };
+    },
+    names.map((name) => params[name] as Tensor),
+  );
   const grads: Partial<Record<ParamName, Tensor>> = {};
   names.forEach((name, i) => {
     const t = params[name] as Tensor;
@@ -123,7 +133,10 @@ function reconstruction(sae: Sae, acts: Tensor, x: Tensor, target: Tensor, level
   let loss: Tensor | undefined;
   let from = 0;
   for (const to of levels.length > 0 ? levels : [sae.config.features]) {
-    const part = matmul(slice(acts, [0, from], [B, to - from]), slice(wDec, [from, 0], [to - from, wDec.shape[1]]));
+    const part = matmul(
+      slice(acts, [0, from], [B, to - from]),
+      slice(wDec, [from, 0], [to - from, wDec.shape[1]]),
+    );
     error = add(error, part);
     const level = mul(sum(square(error)), 1 / B);
     loss = loss ? add(loss, level) : level;

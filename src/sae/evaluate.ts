@@ -6,7 +6,7 @@ import { setImmediate } from "node:timers/promises";
 import { contiguous, type Device, slice, type Tensor } from "../tensor/index.ts";
 import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
 import { MetricsAccumulator } from "./metrics.ts";
-import { type Codes, decode, encode, type Sae, sparseCodes } from "./sae.ts";
+import { type Codes, decode, disposeCodes, encode, type Sae, sparseCodes } from "./sae.ts";
 import { type ActivationBatch, type Columns, ownColumns } from "./source.ts";
 
 export interface EvaluateOptions {
@@ -52,9 +52,15 @@ export async function evaluateBudgets(
   const target = { width: config.dOut, from: columns.target ?? columns.input };
   const moments =
     typeof source === "function" ? await momentsOf(source(), columns.width, target, options) : undefined;
-  const all = budgets.map(() => new MetricsAccumulator(config.dOut, config.features, { mean: moments?.mean }));
+  const all = budgets.map(
+    () => new MetricsAccumulator(config.dOut, config.features, { mean: moments?.mean }),
+  );
   const [first] = all;
-  for await (const rows of partsOf(typeof source === "function" ? source() : source, columns.width, options)) {
+  for await (const rows of partsOf(
+    typeof source === "function" ? source() : source,
+    columns.width,
+    options,
+  )) {
     await addBatch(device, sae, all, budgets, { rows, columns, target });
     options.onProgress?.(first.tokens, "metrics");
   }
@@ -108,7 +114,9 @@ async function* partsOf(
   let left = maxTokens;
   for await (const { x, rows } of source) {
     if (x.length !== rows * width) {
-      throw inputError(`sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${width}`);
+      throw inputError(
+        `sae evaluation: ${x.length} numbers as ${rows} rows, but the SAE's input width is ${width}`,
+      );
     }
     const wanted = Math.min(rows, left);
     for (let at = 0; at < wanted; at += batch) {
@@ -143,7 +151,8 @@ async function addBatch(
     const full = encode(sae, x, { k: widest });
     return { codes: full, recons: budgets.map((k) => decode(sae, strongestOf(full, k ?? ownK(sae)), x)) };
   });
-  const { values, indices } = await sparseCodes(codes);
+  const sparse = await sparseCodes(codes);
+  const { values, indices } = sparse;
   try {
     const host = { values: await values.floats(), indices: await indices.ints() };
     const [B, K] = values.shape;
@@ -152,7 +161,8 @@ async function addBatch(
       all[i].addCodes(firstSlots(host, B, K, Math.min(k ?? ownK(sae) ?? K, K)));
     }
   } finally {
-    for (const t of [values, indices, ...recons]) t.dispose();
+    disposeCodes(sparse);
+    for (const t of recons) t.dispose();
   }
 }
 

@@ -53,7 +53,14 @@ export {
 } from "./sae.ts";
 export type { ActivationBatch, ActivationSource, Columns, OpenSource, SourceState } from "./source.ts";
 export { ownColumns } from "./source.ts";
-export { MSE, readStep, type StepGradients, type StepObjective, type StepOptions, stepGradients } from "./step.ts";
+export {
+  MSE,
+  readStep,
+  type StepGradients,
+  type StepObjective,
+  type StepOptions,
+  stepGradients,
+} from "./step.ts";
 export { type TrainOptions, type TrainProgress, type TrainResult, trainSae } from "./train.ts";
 export { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig, saeTrainSchema } from "./train-config.ts";
 export type { PartTimes, TrainRecord } from "./train-log.ts";

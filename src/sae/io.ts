@@ -72,7 +72,9 @@ export async function loadSae(device: Device, folder: string): Promise<LoadedSae
     const data = name === "logThreshold" ? undefined : file[name];
     if (!data) throw inputError(`${folder}: ${name} is missing`);
     if (data.length !== shape.reduce((a, b) => a * b, 1)) {
-      throw inputError(`${folder}: ${name} has ${data.length} numbers, but the config says [${shape.join(", ")}]`);
+      throw inputError(
+        `${folder}: ${name} has ${data.length} numbers, but the config says [${shape.join(", ")}]`,
+      );
     }
     return device.tensor(name === "wEnc" ? transpose2d(data, dIn, shape[0]) : data, shape).keep();
   });

@@ -142,7 +142,12 @@ export function strongest({ config, params }: Sae, z: Tensor, k: number): Sparse
     return { kind: "sparse", ...linearTopK(z, params.wEnc, params.bEnc, { k }) };
   }
   const { m, n, product } = encoder;
-  const { values, indices, base, extension } = linearKronTopK(z, params.wEnc, params.bEnc, { m, n, k, product });
+  const { values, indices, base, extension } = linearKronTopK(z, params.wEnc, params.bEnc, {
+    m,
+    n,
+    k,
+    product,
+  });
   return { kind: "sparse", values, indices, parents: { base, extension } };
 }
 
@@ -164,7 +169,9 @@ export function activate(sae: Sae, z: Tensor, k?: number): Codes {
   const { activation, features } = sae.config;
   if (k !== undefined) {
     if (!TRAITS[activation.kind].ranked) {
-      throw usageError(`sae: k=${k} is for topk; how many features a ${activation.kind} SAE uses is its own matter`);
+      throw usageError(
+        `sae: k=${k} is for topk; how many features a ${activation.kind} SAE uses is its own matter`,
+      );
     }
     checkK(k, features);
   }

@@ -22,8 +22,8 @@ import {
   sub,
   sum,
   sumSquares,
-  takeLast,
   type Tensor,
+  takeLast,
   transpose,
 } from "../tensor/index.ts";
 import { type AuxGradients, auxKGradients } from "./auxk.ts";
@@ -34,10 +34,10 @@ import {
   biasGradient,
   MSE,
   packScalars,
-  squaresOf,
   type StepGradients,
   type StepObjective,
   type StepOptions,
+  squaresOf,
 } from "./step.ts";
 
 /** Slots per token that batchtopk selects from, in multiples of k; the step is done again when they do not suffice. */

@@ -67,7 +67,9 @@ export interface StepGradients {
 
 /** Loss and gradients of x [B, D]. Call inside a scope. */
 export function stepGradients(sae: Sae, x: Tensor, options: StepOptions = {}): StepGradients {
-  return TRAITS[sae.config.activation.kind].counted ? sparseStep(sae, x, options) : denseStep(sae, x, options);
+  return TRAITS[sae.config.activation.kind].counted
+    ? sparseStep(sae, x, options)
+    : denseStep(sae, x, options);
 }
 
 /** Scalars of a step as tensors; those left out are 0. */

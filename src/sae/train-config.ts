@@ -157,7 +157,8 @@ function penalties({ l1, l0, targetL0 }: Parsed, arch: Architecture) {
   const takesL1 = arch === "relu" || arch === "gated";
   const takesL0 = arch === "jumprelu";
   const sparse = TRAITS[arch].counted ? `${arch} is sparse by its k` : `${arch} has another penalty`;
-  if (l1 && !takesL1) throw usageError(`sae training: l1=${l1} with ${arch}: it is for relu and gated; ${sparse}`);
+  if (l1 && !takesL1)
+    throw usageError(`sae training: l1=${l1} with ${arch}: it is for relu and gated; ${sparse}`);
   if ((l0 || targetL0) && !takesL0) {
     throw usageError(`sae training: l0 and targetL0 are for jumprelu, not ${arch}; ${sparse}`);
   }
@@ -169,7 +170,8 @@ function penalties({ l1, l0, targetL0 }: Parsed, arch: Architecture) {
 /** Ascending budgets of the hierarchical objective; none for the others. */
 function budgetsOf({ objective, budgets }: Parsed, { activation }: SaeConfig): number[] {
   if (objective !== "hierarchical") {
-    if (budgets) throw usageError(`sae training: budgets are for the hierarchical objective, not ${objective}`);
+    if (budgets)
+      throw usageError(`sae training: budgets are for the hierarchical objective, not ${objective}`);
     return [];
   }
   if (!TRAITS[activation.kind].ranked || !("k" in activation)) {
@@ -183,7 +185,8 @@ function budgetsOf({ objective, budgets }: Parsed, { activation }: SaeConfig): n
   const sorted = [...new Set(budgets)].sort((a, b) => a - b);
   if (sorted.length === 0) throw usageError("sae training: budgets is empty");
   const largest = sorted[sorted.length - 1];
-  if (largest > k) throw usageError(`sae training: the budget ${largest} is more than k=${k}; raise k or leave it out`);
+  if (largest > k)
+    throw usageError(`sae training: the budget ${largest} is more than k=${k}; raise k or leave it out`);
   return sorted;
 }
 
@@ -197,7 +200,9 @@ function levelsOf({ objective, levels }: Parsed, { features, encoder }: SaeConfi
   const sizes = levels ?? [16, 8, 4, 2, 1].map((part) => Math.ceil(features / part / head) * head);
   const sorted = [...new Set(sizes)].sort((a, b) => a - b);
   if (sorted[sorted.length - 1] !== features) {
-    throw usageError(`sae training: the largest of levels=${sizes.join(",")} must be all ${features} features`);
+    throw usageError(
+      `sae training: the largest of levels=${sizes.join(",")} must be all ${features} features`,
+    );
   }
   const straddled = sorted.find((size) => size % head !== 0);
   if (straddled !== undefined) {

@@ -8,7 +8,14 @@ import { inputError, interruptedError, numericError, SluiceError } from "../util
 import { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
 import { type SaeConfig, type SaeConfigInput, saeConfig } from "./config.ts";
 import type { Sample } from "./init.ts";
-import { disposeRun, finishedSae, type RunSamples, type RunState, restoreRun, startRun } from "./run-state.ts";
+import {
+  disposeRun,
+  finishedSae,
+  type RunSamples,
+  type RunState,
+  restoreRun,
+  startRun,
+} from "./run-state.ts";
 import type { Notes, Sae } from "./sae.ts";
 import { Batcher, type Columns, type OpenSource, ownColumns } from "./source.ts";
 import { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig } from "./train-config.ts";

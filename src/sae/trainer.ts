@@ -188,7 +188,9 @@ export class Trainer {
       explained_variance: 1 - sse / variance,
       l0: active,
       dead_fraction: dead.length / silent.length,
-      ...(config.encoder.kind === "kron" && { dead_prelatents: deadPreLatents(silent, train.deadAfter, config) }),
+      ...(config.encoder.kind === "kron" && {
+        dead_prelatents: deadPreLatents(silent, train.deadAfter, config),
+      }),
       lr,
       grad_norm: gradNorm,
       tokens_per_second: Math.round(stepsPerSecond * train.batch),
@@ -270,9 +272,16 @@ function release({ grads, scalars, codes, error }: StepGradients): void {
 
 /** Adds `tokens` to every counter and clears those of features that fired. */
 export function countFirings(lastFired: Tensor, codes: Codes, tokens: number): void {
-  if (codes.kind === "sparse") return markFired(lastFired, codes.values, codes.indices, tokens);
+  if (codes.kind === "sparse") {
+    markFired(lastFired, codes.values, codes.indices, tokens);
+    return;
+  }
   const F = lastFired.size;
-  const all = lastFired.device.tensor(Int32Array.from({ length: F }, (_, f) => f), [1, F], "i32");
+  const all = lastFired.device.tensor(
+    Int32Array.from({ length: F }, (_, f) => f),
+    [1, F],
+    "i32",
+  );
   markFired(lastFired, reshape(max(codes.values, { axes: [0] }), [1, F]), all, tokens);
 }
 

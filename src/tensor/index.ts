@@ -16,8 +16,8 @@ export {
 } from "./ops/attention.ts";
 export * from "./ops/elementwise.ts";
 export { gatherRows, scatterAddRows, scatterLast, takeLast, topk } from "./ops/gather.ts";
-export { heaviside, type JumpReluAttrs, jumpRelu } from "./ops/jumprelu.ts";
 export { type OpName, type OpTable, ops } from "./ops/index.ts";
+export { heaviside, type JumpReluAttrs, jumpRelu } from "./ops/jumprelu.ts";
 export {
   type KronAttrs,
   type KronCodes,

@@ -7,7 +7,8 @@ import type { BenchFigures } from "../../src/recipes/bench.ts";
 import { BenchClock, repeatTimed, spreadOf, watchNeighbours } from "../../src/recipes/bench-clock.ts";
 import { benchGemm } from "../../src/recipes/bench-gemm.ts";
 import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../src/recipes/bench-lm.ts";
-import { benchSaeStep } from "../../src/recipes/bench-sae.ts";
+import { benchSaeStep, type SaeStepSizes } from "../../src/recipes/bench-sae.ts";
+import { type SaeShape, saeShapeSchema } from "../../src/recipes/sae-shape.ts";
 import { createDevice, type Device } from "../../src/tensor/index.ts";
 
 const REPEATS = { steps: 3, warmup: 1 };
@@ -72,26 +73,51 @@ test("gemm with stored rows measures the same product", async () => {
   assert.equal(figures.sizes.transposed, true);
 });
 
+function saeStep(shape: Partial<SaeShape>, objective: SaeStepSizes["objective"] = "mse"): SaeStepSizes {
+  return {
+    shape: saeShapeSchema.parse({ features: 64, k: 4, ...shape }),
+    objective,
+    d: 16,
+    batch: 128,
+    threshold: 0.1,
+  };
+}
+
 test("sae-step divides every step by the product before it", async () => {
-  const sizes = { d: 16, features: 64, k: 4, batch: 32 };
-  const figures = await measured((device) => benchSaeStep(device, sizes, REPEATS));
+  const figures = await measured((device) => benchSaeStep(device, saeStep({}), REPEATS));
   assert.ok(figures.gemmMultiple && figures.gemm);
-  assert.deepEqual(figures.sizes, { arch: "topk", ...sizes });
-  assert.deepEqual(Object.keys(figures.phases), [
-    "encode",
-    "decode",
-    "backward",
-    "clip",
-    "adam",
-    "statistics",
-  ]);
+  assert.deepEqual(figures.sizes, {
+    d: 16,
+    batch: 128,
+    arch: "topk",
+    features: 64,
+    k: 4,
+    encoder: "dense",
+    objective: "mse",
+    threshold: 0.1,
+  });
+  for (const part of ["encode", "decode", "backward", "optimizer"]) assert.ok(figures.phases[part] > 0, part);
   assert.ok(Number.isFinite(figures.more.loss));
 });
 
+for (const [shape, objective] of [
+  [{}, "hierarchical"],
+  [{}, "matryoshka"],
+  [{ encoder: "kron" }, "mse"],
+  [{ arch: "batchtopk" }, "mse"],
+  [{ arch: "jumprelu" }, "mse"],
+  [{ arch: "relu" }, "mse"],
+  [{ arch: "gated" }, "mse"],
+] as const) {
+  test(`sae-step measures ${JSON.stringify(shape)} with ${objective}`, async () => {
+    const figures = await measured((device) => benchSaeStep(device, saeStep(shape, objective), REPEATS));
+    assert.ok(figures.step.median > 0 && Number.isFinite(figures.more.loss));
+  });
+}
+
 test("the loss of sae-step falls when it repeats", async () => {
-  const sizes = { d: 8, features: 64, k: 8, batch: 128 };
   const loss = async (steps: number) =>
-    (await measured((device) => benchSaeStep(device, sizes, { steps, warmup: 0 }))).more.loss as number;
+    (await measured((device) => benchSaeStep(device, saeStep({}), { steps, warmup: 0 }))).more.loss as number;
   assert.ok((await loss(60)) < (await loss(1)));
 });
 

@@ -31,7 +31,7 @@ function near(actual: number, expected: number, what: string): void {
 async function measure(device: Device, model: Transformer, file: GoldenFile, firstKept: boolean) {
   const sae = goldenSae(device, file, k, false);
   const { batch, context } = windows(file);
-  const metrics = await spliceMetrics({
+  const [metrics] = await spliceMetrics({
     model,
     sae,
     hook,

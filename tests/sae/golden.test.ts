@@ -157,7 +157,10 @@ for (const backend of BACKENDS) {
       assert.deepEqual(kept, [...file.ints("flat_indices")]);
       x.dispose();
       for (const more of [{}, { slots: sae.config.features }]) {
-        const { least, full } = await checkStep(device, sae, file, more, { loss: "loss.total", grads: "grad." });
+        const { least, full } = await checkStep(device, sae, file, more, {
+          loss: "loss.total",
+          grads: "grad.",
+        });
         assertClose([least], file.floats("min_active"), "min_active");
         assert.equal(full, 0);
       }
@@ -215,7 +218,8 @@ for (const backend of BACKENDS) {
         }, [z, theta]);
         assertClose(await value.y.floats(), file.floats(`ste.${name}`), name);
         assertClose(await (grads[1] as Tensor).floats(), file.floats(`ste.${name}.dtheta`), `${name} dtheta`);
-        if (name === "jump") assertClose(await (grads[0] as Tensor).floats(), file.floats("ste.jump.dz"), "dz");
+        if (name === "jump")
+          assertClose(await (grads[0] as Tensor).floats(), file.floats("ste.jump.dz"), "dz");
         else assert.ok(!grads[0] || (await grads[0].floats()).every((v) => v === 0));
         for (const t of [z, theta, upstream, value.loss, value.y, ...grads]) t?.dispose();
       }

@@ -3,7 +3,14 @@
  */
 import assert from "node:assert/strict";
 import { fromInt32, transpose2d } from "../../src/formats/index.ts";
-import { type ActivationBatch, type Codes, type OpenSource, type Sae, type SparseCodes, saeConfig } from "../../src/sae/index.ts";
+import {
+  type ActivationBatch,
+  type Codes,
+  type OpenSource,
+  type Sae,
+  type SparseCodes,
+  saeConfig,
+} from "../../src/sae/index.ts";
 import { type BackendName, createDevice, type Device } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import type { GoldenFile } from "../golden.ts";

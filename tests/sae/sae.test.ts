@@ -113,10 +113,10 @@ test("impossible configs are refused with the numbers", () => {
   assert.throws(() => saeConfig({ dIn: 4, features: 0, activation }), /features=0/);
   assert.throws(() => saeConfig({ dIn: 0, features: 2, activation }), /dIn=0/);
   assert.throws(() => saeConfig({ dIn: 4, features: 8, activation: { kind: "topk", k: 1.5 } }), /k=1.5/);
-  const relu = { kind: "relu", k: 1 } as never;
+  const unknown = { kind: "step", k: 1 } as never;
   assert.throws(
-    () => saeConfig({ dIn: 4, features: 8, activation: relu }),
-    /"relu" is unknown; there is: topk/,
+    () => saeConfig({ dIn: 4, features: 8, activation: unknown }),
+    /"step" is unknown; there are: topk, batchtopk/,
   );
 });
 

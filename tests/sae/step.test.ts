@@ -17,7 +17,14 @@ import {
   saeConfig,
   stepGradients,
 } from "../../src/sae/index.ts";
-import { type Device, linearTopK, sparseDecode, sparseDecodeLoss, sub, type Tensor } from "../../src/tensor/index.ts";
+import {
+  type Device,
+  linearTopK,
+  sparseDecode,
+  sparseDecodeLoss,
+  sub,
+  type Tensor,
+} from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import { type GoldenFile, golden, goldenJson } from "../golden.ts";
 import { assertClose, BACKENDS, goldenSae, slots, withDevice } from "./helpers.ts";

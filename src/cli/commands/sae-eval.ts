@@ -38,7 +38,12 @@ const schema = z.object({
     .optional()
     .describe("tokens that are not measured, as in `sluice harvest` [those left out of the SAE's training]"),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
-  k: count().optional().describe("active features per token [the SAE's own]"),
+  k: z
+    .array(count())
+    .optional()
+    .describe(
+      "active features per token of a topk SAE; several, as in 8,16,32, give the whole curve [the SAE's own]",
+    ),
   tokens: z
     .number()
     .int()
@@ -58,11 +63,13 @@ export const saeEval = defineCommand({
     "share of features that never fired. With --model and --text (held-out documents by default) also the model's " +
     "cross-entropy and KL with the SAE spliced in, and loss recovered against zero and against mean ablation. --json also " +
     "has density_histogram: counts of features by log10 of the share of tokens on which they fire (edges: one more than " +
-    "counts), and never: those that did not fire.",
+    "counts), and never: those that did not fire. With several --k it has the metrics of each in `budgets`, and those of " +
+    "the largest at the top.",
   schema,
   examples: [
     "sluice sae eval --sae out/sae --activations acts --json",
     "sluice sae eval --sae out/sae --model models/brook --text sotu --json",
+    "sluice sae eval --sae out/sae --activations acts --k 8,16,32,64",
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {
@@ -77,11 +84,17 @@ export const saeEval = defineCommand({
       const { sae, warnings } = await loadSae(device, options.sae);
       for (const warning of warnings) context.log(warning);
       try {
-        const { metrics, splice, accumulator } = await evaluate(device, sae, options, context);
+        const all = await evaluate(device, sae, options, context);
+        const { metrics, splice, accumulator } = all[all.length - 1]; // of the largest k
         const json = { sae: options.sae, ...metrics, ...splice };
+        const budgets = all.map(({ k, metrics, splice }) => ({ k, ...metrics, ...splice }));
         return {
-          json: { ...json, density_histogram: accumulator.densityHistogram() },
-          text: table(json),
+          json: {
+            ...json,
+            ...(all.length > 1 && { budgets }),
+            density_histogram: accumulator.densityHistogram(),
+          },
+          text: all.length > 1 ? curve(budgets) : table(json),
         };
       } finally {
         disposeSae(sae);
@@ -94,10 +107,11 @@ async function evaluate(
   sae: Sae,
   options: Options,
   context: CommandContext,
-): Promise<SaeEvaluation> {
+): Promise<SaeEvaluation[]> {
   const { activations, tokens, seed, k } = options;
   const { onProgress, finish } = evalProgress(context);
-  const shared = { tokens, seed, k, signal: context.signal, onProgress };
+  const budgets = k && [...new Set(k)].sort((a, b) => a - b);
+  const shared = { tokens, seed, budgets, signal: context.signal, onProgress };
   const found =
     activations !== undefined
       ? await evaluateOnStore(device, sae, { folder: activations, hook: options.hook }, shared)
@@ -112,7 +126,7 @@ function evaluateLive(
   options: Options,
   context: CommandContext,
   shared: SaeEvalOptions,
-): Promise<SaeEvaluation> {
+): Promise<SaeEvaluation[]> {
   const { model = "", text = [] } = options; // given: checked above
   const hook = options.hook ?? sae.metadata.hook_name;
   if (typeof hook !== "string") {
@@ -153,6 +167,23 @@ function evalProgress(context: CommandContext) {
     line?.update(tokens);
   };
   return { onProgress, finish };
+}
+
+/** One line for each k. */
+function curve(budgets: readonly Readonly<Record<string, unknown>>[]): string {
+  const columns = [
+    "k",
+    "explained_variance",
+    "mse",
+    "cosine",
+    "dead_fraction",
+    "loss_recovered",
+    "kl",
+  ].filter((name) => typeof budgets[0][name] === "number");
+  const cell = (v: unknown): string => (Number.isInteger(v) ? String(v) : (v as number).toPrecision(5));
+  const rows = [columns, ...budgets.map((b) => columns.map((name) => cell(b[name])))];
+  const widths = columns.map((_, i) => Math.max(...rows.map((row) => row[i].length)));
+  return rows.map((row) => row.map((text, i) => text.padStart(widths[i])).join("  ")).join("\n");
 }
 
 function table(json: Readonly<Record<string, unknown>>): string {

@@ -4,6 +4,7 @@
 import { z } from "zod";
 import { type SaeSource, trainSaeRun } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
+import { configOfShape, refuseIdleK, saeShapeSchema } from "../../recipes/sae-shape.ts";
 import { disposeSae, saeTrainSchema } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
@@ -28,9 +29,9 @@ const schema = z.object({
   model: z.string().optional().describe("model folder, for activations as they are computed"),
   ...textFields("train"),
   hook: z.string().optional().describe("hook point, as in blocks.3.hook_resid_post"),
-  arch: z.enum(["topk"]).default("topk").describe("architecture"),
-  features: count().describe("F, number of features"),
-  k: count().default(32).describe("active features per token"),
+  targetHook: z.string().optional().describe("trains a transcoder: reads --hook and reconstructs this point"),
+  skip: z.boolean().default(false).describe("transcoder: add a linear map of the input to the output"),
+  ...saeShapeSchema.shape,
   out: z.string().describe("run folder: the SAE (SAELens layout), run.json, metrics.jsonl, checkpoints"),
   ...saeTrainSchema.shape,
   seed: saeTrainSchema.shape.seed.describe("seed of the initial weights and of the order of the activations"),
@@ -62,15 +63,19 @@ export const saeTrain = defineCommand({
   examples: [
     "sluice sae train --activations acts --k 32 --features 4096 --tokens 500k --out out/sae",
     "sluice sae train --model models/brook --text sotu --hook blocks.3.hook_resid_post --features 4096 --tokens 2M --out out/sae",
+    "sluice sae train --activations acts --objective hierarchical --k 128 --features 4096 --tokens 2M --out out/every-k",
+    "sluice sae train --activations acts --encoder kron --features 16k --tokens 2M --out out/kron",
+    "sluice sae train --activations acts --arch jumprelu --target-l0 32 --features 4096 --tokens 2M --out out/jumprelu",
   ],
   run: (options, context) =>
     withDevice(options, (device) => {
-      const { activations, model, text, hook } = options;
+      const { activations, model, text, hook, targetHook } = options;
+      refuseIdleK(options.arch, context.given.has("k"));
       if (activations !== undefined) {
         if (model !== undefined || text !== undefined) {
           throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
         }
-        refuseLiveFlags(context, ["windows", "maxNorm", "excludeTokens"]);
+        refuseLiveFlags(context, ["windows", "maxNorm", "excludeTokens", "targetHook"]);
         return train(device, { kind: "store", folder: activations, hook }, options, context);
       }
       if (model === undefined || text === undefined || hook === undefined) {
@@ -83,7 +88,7 @@ export const saeTrain = defineCommand({
           const name = `${text.join(", ")} (${options.split})`;
           const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);
           const { context: window, windows, maxNorm } = options;
-          const rows = { context: window, windows, maxNorm, excludeTokens };
+          const rows = { context: window, windows, maxNorm, excludeTokens, targetHook };
           return train(device, { ...rows, kind: "live", lm, hook, tokens, text: name }, options, context);
         }),
       );
@@ -101,6 +106,7 @@ async function train(
   const progress = trainProgress(options, context);
   const { sae, tokens, record, stopped, resumedFrom, finishedBefore } = await trainSaeRun(device, {
     ...options,
+    config: { ...configOfShape(options), skip: options.skip },
     source: source.kind === "live" ? { ...source, onRows: progress.reading } : source,
     train: trainInput(options),
     version: packageVersion(),
