@@ -1,6 +1,7 @@
 /**
- * Checkpoints of a training run: one folder each, `step-<n>`, whole or absent (written beside, fsynced, renamed). The
- * last two are kept. A folder holds all parameters, moments, counters, rows waiting in the loop, and the source's position.
+ * Checkpoints of a training: one folder each, `step-<n>`, whole or absent (written beside, fsynced, renamed). The last two are
+ * kept. A folder holds parameters, moments and counters of every SAE that is trained, the rows waiting in the loop, and the
+ * source's position.
  */
 import * as fs from "node:fs";
 import * as path from "node:path";
@@ -42,17 +43,30 @@ export interface RunIdentity {
   readonly metadata: Notes;
 }
 
-/** A checkpoint as read. */
-export interface SavedRun {
+/** Of one SAE, what is not a tensor. */
+interface RunNumbers {
+  /** Steps that it has done: those of the training, unless it failed. */
   readonly step: number;
   readonly scales: InputScales;
   readonly threshold?: number;
   readonly window: LossSums;
   readonly record?: TrainRecord;
+  /** Why it was left behind. */
+  readonly failed?: string;
+}
+
+/** One SAE of a checkpoint as read. */
+export interface SavedRun extends RunNumbers {
   readonly params: PerParam<Float32Array>;
   readonly m: PerParam<Float32Array>;
   readonly v: PerParam<Float32Array>;
   readonly lastFired: Int32Array;
+}
+
+/** A checkpoint as read. */
+export interface SavedTraining {
+  readonly step: number;
+  readonly runs: readonly SavedRun[];
   /** Rows that the source had given but no step had used, [n, row width]. */
   readonly pending: Float32Array;
   readonly source?: SourceState;
@@ -63,31 +77,29 @@ const NAME = /^step-(\d+)$/;
 /** Being written by a process. */
 const TEMP = /^\.step-\d+\.tmp-(\d+)/;
 const STATE = "state.json";
-const TENSORS = "tensors.safetensors";
+const tensorsOf = (run: number): string => `run-${run}.safetensors`;
+const PENDING = "pending.safetensors";
 const SOURCE = "source.safetensors";
 
-interface StateFile extends RunIdentity {
+interface StateFile {
   readonly schema: number;
   readonly step: number;
-  readonly scales: InputScales;
-  readonly threshold?: number;
-  readonly window: LossSums;
-  readonly record?: TrainRecord;
+  readonly runs: readonly (RunIdentity & RunNumbers)[];
   readonly source?: unknown;
 }
 
 export class Checkpoints {
   readonly folder: string;
   readonly #options: CheckpointOptions;
-  readonly #identity: RunIdentity;
+  readonly #identities: readonly RunIdentity[];
   #savedAt = performance.now();
   #savedTokens = 0;
 
-  constructor(options: CheckpointOptions, identity: RunIdentity) {
+  constructor(options: CheckpointOptions, identities: readonly RunIdentity[]) {
     this.folder = options.folder;
     this.#options = options;
     // As it would come back from JSON: undefined fields vanish.
-    this.#identity = JSON.parse(JSON.stringify(identity));
+    this.#identities = JSON.parse(JSON.stringify(identities));
     if (!fs.existsSync(this.folder)) return;
     for (const name of fs.readdirSync(this.folder)) {
       const writer = TEMP.exec(name)?.[1];
@@ -129,12 +141,13 @@ export class Checkpoints {
     return path.join(this.folder, `step-${String(step).padStart(8, "0")}`);
   }
 
-  async save(run: RunState, batcher: Batcher): Promise<void> {
-    const target = this.#path(run.step);
+  /** `runs` in the order of the identities. */
+  async save(step: number, runs: readonly RunState[], batcher: Batcher): Promise<void> {
+    const target = this.#path(step);
     const temp = tempPath(target);
     try {
       fs.mkdirSync(temp, { recursive: true });
-      await this.#write(temp, run, batcher);
+      await this.#write(temp, step, runs, batcher);
       syncFolder(temp);
       fs.rmSync(target, { recursive: true, force: true }); // the same step again has the same bits
       fs.renameSync(temp, target);
@@ -143,44 +156,35 @@ export class Checkpoints {
       removeQuietly(temp);
       throw ioError(`write the checkpoint ${target}`, cause);
     }
-    for (const step of this.steps().slice(Math.max(this.#options.keep ?? 2, 1))) {
-      fs.rmSync(this.#path(step), { recursive: true, force: true });
+    for (const old of this.steps().slice(Math.max(this.#options.keep ?? 2, 1))) {
+      fs.rmSync(this.#path(old), { recursive: true, force: true });
     }
     this.#savedAt = performance.now();
-    this.#savedTokens = run.step * this.#identity.train.batch;
+    this.#savedTokens = step * this.#identities[0].train.batch;
   }
 
-  async #write(temp: string, run: RunState, batcher: Batcher): Promise<void> {
+  async #write(temp: string, step: number, runs: readonly RunState[], batcher: Batcher): Promise<void> {
     const source = await batcher.state();
     const pending = batcher.pending();
-    const tensors: Record<string, WritableTensor> = {
-      lastFired: lazy(run.lastFired, "i32"),
-      pending: fromFloat32(pending, [pending.length / batcher.width, batcher.width]),
-    };
-    const groups = { param: run.sae.params, ...run.moments };
-    for (const [prefix, group] of Object.entries(groups)) {
-      mapParams(group, (t, name) => {
-        tensors[`${prefix}.${name}`] = lazy(t, "f32");
-      });
-    }
-    await writeSafetensors(path.join(temp, TENSORS), tensors);
+    for (const [i, run] of runs.entries())
+      await writeSafetensors(path.join(temp, tensorsOf(i)), stateOf(run));
+    const waiting = fromFloat32(pending, [pending.length / batcher.width, batcher.width]);
+    await writeSafetensors(path.join(temp, PENDING), { pending: waiting });
     if (source?.arrays) await writeSafetensors(path.join(temp, SOURCE), source.arrays);
-    const { step, scales, threshold, window, record } = run;
-    const state: StateFile = {
-      schema: SCHEMA,
+    const numbers = runs.map(({ step, scales, threshold, window, record, failed }, i) => ({
+      ...this.#identities[i],
       step,
       scales,
       threshold,
       window,
       record,
-      source: source?.json,
-      ...this.#identity,
-    };
-    await writeJson(path.join(temp, STATE), state);
+      failed,
+    }));
+    await writeJson(path.join(temp, STATE), { schema: SCHEMA, step, runs: numbers, source: source?.json });
   }
 
   /** Reads the newest checkpoint, if any; refuses one of another run by naming the fields that differ. */
-  async newest(): Promise<SavedRun | undefined> {
+  async newest(): Promise<SavedTraining | undefined> {
     const [step] = this.steps();
     if (step === undefined) return undefined;
     const folder = this.#path(step);
@@ -188,43 +192,71 @@ export class Checkpoints {
     if (state.schema !== SCHEMA) {
       throw inputError(`${folder}: schema ${state.schema} is not the one of this version (${SCHEMA})`);
     }
-    const { config, train, metadata } = state;
-    const differing = differences({ config, train, metadata }, this.#identity);
-    if (differing.length > 0) {
-      throw usageError(
-        `${folder} is a checkpoint of another run: ${differing.join("; ")}. Use the same options, or another folder`,
-      );
+    this.#refuseOthers(folder, state.runs);
+    this.#savedTokens = state.step * state.runs[0].train.batch;
+    const runs: SavedRun[] = [];
+    for (const [i, run] of state.runs.entries()) {
+      runs.push(await readRun(path.join(folder, tensorsOf(i)), run));
     }
-    this.#savedTokens = state.step * state.train.batch;
-    return { ...(await readTensors(folder, state)), source: await readSource(folder, state) };
+    const pendingFile = path.join(folder, PENDING);
+    const pending = (await readSafetensors(pendingFile)).get("pending");
+    if (!pending) throw inputError(`${pendingFile}: no tensor "pending"`);
+    return { step: state.step, runs, pending: toFloat32(pending), source: await readSource(folder, state) };
+  }
+
+  #refuseOthers(folder: string, found: StateFile["runs"]): void {
+    const others = (what: string) =>
+      usageError(
+        `${folder} is a checkpoint of another run: ${what}. Use the same options, or another folder`,
+      );
+    if (found.length !== this.#identities.length) {
+      throw others(`it has ${found.length} SAEs instead of ${this.#identities.length}`);
+    }
+    found.forEach(({ config, train, metadata }, i) => {
+      const differing = differences({ config, train, metadata }, this.#identities[i]);
+      const which = found.length > 1 ? `SAE ${i + 1}: ` : "";
+      if (differing.length > 0) throw others(which + differing.join("; "));
+    });
   }
 }
 
-async function readTensors(folder: string, state: StateFile): Promise<Omit<SavedRun, "source">> {
-  const file = path.join(folder, TENSORS);
+/** All tensors of a run, by their names in a checkpoint. */
+function stateOf(run: RunState): Record<string, WritableTensor> {
+  const tensors: Record<string, WritableTensor> = { lastFired: lazy(run.lastFired, "i32") };
+  const groups = { param: run.sae.params, ...run.moments };
+  for (const [prefix, group] of Object.entries(groups)) {
+    mapParams(group, (t, name) => {
+      tensors[`${prefix}.${name}`] = lazy(t, "f32");
+    });
+  }
+  return tensors;
+}
+
+async function readRun(file: string, { config, ...run }: StateFile["runs"][number]): Promise<SavedRun> {
   const tensors = await readSafetensors(file);
-  const shapes = paramShapes(state.config);
-  const get = (name: string, shape?: readonly number[]): NamedArray => {
+  const shapes = paramShapes(config);
+  const get = (name: string, shape: readonly number[]): NamedArray => {
     const array = tensors.get(name);
     if (!array) throw inputError(`${file}: no tensor "${name}"`);
-    if (shape && (array.shape.length !== shape.length || array.shape.some((d, i) => d !== shape[i]))) {
+    if (array.shape.length !== shape.length || array.shape.some((d, i) => d !== shape[i])) {
       throw inputError(`${file}: "${name}" is [${array.shape}], expected [${shape}]`);
     }
     return array;
   };
   const group = (prefix: string) =>
     mapParams(shapes, (shape, name) => toFloat32(get(`${prefix}.${name}`, shape)));
+  const { step, scales, threshold, window, record, failed } = run;
   return {
-    step: state.step,
-    scales: state.scales,
-    threshold: state.threshold,
-    window: state.window,
-    record: state.record,
+    step,
+    scales,
+    threshold,
+    window,
+    record,
+    failed,
     params: group("param"),
     m: group("m"),
     v: group("v"),
-    lastFired: toInt32(get("lastFired", [state.config.features])),
-    pending: toFloat32(get("pending")),
+    lastFired: toInt32(get("lastFired", [config.features])),
   };
 }
 

@@ -61,6 +61,14 @@ export {
   type StepOptions,
   stepGradients,
 } from "./step.ts";
-export { type TrainOptions, type TrainProgress, type TrainResult, trainSae } from "./train.ts";
+export {
+  type TrainingOptions,
+  type TrainOptions,
+  type TrainProgress,
+  type TrainResult,
+  type TrainRun,
+  trainSae,
+  trainSaes,
+} from "./train.ts";
 export { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig, saeTrainSchema } from "./train-config.ts";
 export type { PartTimes, TrainRecord } from "./train-log.ts";

@@ -27,6 +27,8 @@ export interface RunState {
   /** Sums since the last record. */
   window: LossSums;
   record?: TrainRecord;
+  /** Why it was left behind in a training of several: it stays as it was before the step that could not be taken. */
+  failed?: string;
 }
 
 export interface InputScales {
@@ -87,6 +89,7 @@ export function restoreRun(device: Device, config: SaeConfig, metadata: Notes, s
     threshold: saved.threshold,
     window: saved.window,
     record: saved.record,
+    failed: saved.failed,
   };
 }
 

@@ -14,10 +14,8 @@ import {
   sumSquares,
   type Tensor,
 } from "../tensor/index.ts";
-import { numericError } from "../util/index.ts";
 import type { AuxK } from "./auxk.ts";
 import { nextThreshold } from "./batch-topk.ts";
-import type { Checkpoints } from "./checkpoint.ts";
 import type { SaeConfig } from "./config.ts";
 import { applyAdam } from "./optimizer.ts";
 import { NO_LOSSES, type RunState } from "./run-state.ts";
@@ -43,7 +41,6 @@ export interface TrainerOptions {
   readonly base?: Sae;
   readonly logEvery: number;
   readonly sink: RecordSink;
-  readonly checkpoints?: Checkpoints;
 }
 
 /** What an SAE reads of a batch and what it is to reconstruct, scaled. */
@@ -56,7 +53,6 @@ export class Trainer {
   readonly run: RunState;
   readonly train: SaeTrainConfig;
   readonly schedule: Schedule;
-  readonly checkpoints?: Checkpoints;
   readonly laps = new Laps();
   readonly #device: Device;
   readonly #options: TrainerOptions;
@@ -70,7 +66,6 @@ export class Trainer {
     this.run = options.run;
     this.train = options.train;
     this.schedule = scheduleOf(options.train);
-    this.checkpoints = options.checkpoints;
     this.#objective = options.train;
   }
 
@@ -228,22 +223,11 @@ export class Trainer {
     return undefined;
   }
 
-  /** Throws before a ruined state is written to disk. */
-  async requireFinite(): Promise<void> {
-    const ruined = await this.ruinedParameter();
-    if (ruined) throw numericError(`sae training: ${this.whoRuined(ruined)}`);
-  }
-
-  whoRuined(ruined: string): string {
-    const { checkpoints, run, schedule } = this;
-    const found = checkpoints?.latest();
-    const lr = learningRate(schedule, run.step - 1);
-    const disk = found ? `the last good checkpoint is ${found.folder}` : "there is no checkpoint before it";
-    return `the update of step ${run.step} (lr ${lr}) ruined the parameters: ${ruined}; nothing was written, ${disk}. ${OTHER_LR}`;
+  /** Learning rate of the last step taken. */
+  get lastLr(): number {
+    return learningRate(this.schedule, this.run.step - 1);
   }
 }
-
-export const OTHER_LR = "A lower lr is another run: give it another folder (--out)";
 
 /** A step that has to be explained: its numbers are not all finite. */
 export class NotFinite extends Error {

@@ -3,11 +3,16 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
 import {
+  type Activation,
   disposeSae,
   evaluateSae,
+  type Sae,
+  type SaeTrainInput,
   type TrainOptions,
   type TrainRecord,
+  type TrainRun,
   trainSae,
+  trainSaes,
 } from "../../src/sae/index.ts";
 import { createDevice, type Device, type Tensor } from "../../src/tensor/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
@@ -172,3 +177,71 @@ test("native: the number of threads does not change a bit", { skip: nativeMissin
   };
   assert.deepEqual(await run(1), await run(3));
 });
+
+for (const backend of BACKENDS) {
+  test(`${backend}: SAEs trained beside each other get the bits that each gets alone, also when resumed`, () =>
+    withDevice(backend, async (device) => {
+      using temp = temporaryFolder();
+      const x = syntheticRows(16 * BATCH, D);
+      const run = (activation: Activation, seed: number, more: Partial<SaeTrainInput> = {}): TrainRun => ({
+        config: { dIn: D, features: F, activation },
+        train: { tokens: 16 * BATCH, batch: BATCH, lr: 3e-3, deadAfter: 4 * BATCH, seed, ...more },
+      });
+      const runs = [
+        run({ kind: "topk", k: 3 }, 1),
+        run({ kind: "topk", k: 5 }, 2, { initBatches: 2, objective: "hierarchical" }),
+        run({ kind: "batchtopk", k: 3 }, 1),
+        run({ kind: "jumprelu", log: true }, 1),
+      ];
+      const shared = { openSource: arraySource(x, D), logEvery: 4 };
+      const bitsOf = async (sae: Sae) =>
+        Promise.all(Object.values<Tensor>({ ...sae.params }).map((t) => t.floats()));
+      const alone: Float32Array[][] = [];
+      for (const one of runs) {
+        const { sae } = await trainSae(device, { ...one, ...shared });
+        alone.push(await bitsOf(sae));
+        disposeSae(sae);
+      }
+      const checkpoint = { folder: path.join(temp.path, "checkpoints"), everyTokens: 5 * BATCH };
+      const controller = new AbortController();
+      await assert.rejects(
+        trainSaes(device, runs, {
+          ...shared,
+          checkpoint,
+          signal: controller.signal,
+          onStep: ({ step }) => step === 7 && controller.abort(),
+        }),
+        /interrupted after step 7 of 16/,
+      );
+      const together = await trainSaes(device, runs, { ...shared, checkpoint, resume: true });
+      for (const [i, { sae, stopped, resumedFrom }] of together.entries()) {
+        assert.deepEqual([stopped, resumedFrom], ["done", 7]);
+        assert.deepEqual(await bitsOf(sae), alone[i], `SAE ${i}`);
+        disposeSae(sae);
+      }
+    }));
+
+  test(`${backend}: an SAE whose steps cannot be taken is left behind, and the others go on`, () =>
+    withDevice(backend, async (device) => {
+      const x = syntheticRows(12 * BATCH, D);
+      const run = (lr: number): TrainRun => ({
+        config: { dIn: D, features: F, activation: { kind: "topk", k: 3 } },
+        train: { tokens: 12 * BATCH, batch: BATCH, lr, warmupSteps: 0 },
+      });
+      const [bad, good] = await trainSaes(device, [run(1e37), run(3e-3)], { openSource: arraySource(x, D) });
+      assert.equal(bad.stopped, "failed");
+      assert.match(bad.failure ?? "", /step \d+ has loss/);
+      assert.ok(bad.steps < 12);
+      assert.deepEqual([good.stopped, good.steps, good.failure], ["done", 12, undefined]);
+      for (const { sae } of [bad, good]) disposeSae(sae);
+      await assert.rejects(
+        trainSaes(device, [run(1e37), run(1e37)], { openSource: arraySource(x, D) }),
+        /none of the 2 SAEs is left/,
+      );
+      const other = { ...run(1e-3), train: { ...run(1e-3).train, batch: BATCH / 2 } };
+      await assert.rejects(
+        trainSaes(device, [run(1e-3), other], { openSource: arraySource(x, D) }),
+        /share batch, but it is/,
+      );
+    }));
+}
