@@ -5,7 +5,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import {
   type ActivationBatch,
+  type AnySae,
   evaluateBudgets,
+  inParts,
   type MetricsAccumulator,
   type Sae,
   type SaeMetrics,
@@ -51,18 +53,19 @@ export interface SaeEvaluation {
  */
 export async function evaluateOnStore(
   device: Device,
-  sae: Sae,
+  sae: AnySae,
   { folder, hook }: { folder: string; hook?: string },
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation[]> {
-  if (sae.config.transcoder)
+  const { base } = inParts(sae);
+  if (base.config.transcoder)
     throw usageError("a transcoder is measured through its model: --model and --text");
-  const store = await openActivations(folder, { hook: hook ?? hookIn(folder, sae) });
+  const store = await openActivations(folder, { hook: hook ?? hookIn(folder, base) });
   try {
     const { index, width } = store;
-    if (hook === undefined) refuseOtherHook(sae, index.hook, folder);
-    refuseOtherModel(sae, index.model.hash, `${folder} was harvested from ${index.model.id}`);
-    refuseOtherWidth(sae, width, `${folder} holds ${index.hook}`);
+    if (hook === undefined) refuseOtherHook(base, index.hook, folder);
+    refuseOtherModel(base, index.model.hash, `${folder} was harvested from ${index.model.id}`);
+    refuseOtherWidth(base, width, `${folder} holds ${index.hook}`);
     const { tokens, seed = 0 } = options;
     const rows = () =>
       tokens < store.rows
@@ -91,12 +94,14 @@ export interface ModelEvalSource {
 /** Metrics on windows of a text chosen at random, then the same windows through the model with the SAE in place. */
 export async function evaluateOnModel(
   device: Device,
-  sae: Sae,
-  { lm, hook, text, context, excludeTokens = trainedWithout(sae, lm) }: ModelEvalSource,
+  sae: AnySae,
+  { lm, hook, text, context, ...source }: ModelEvalSource,
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation[]> {
-  refuseOtherModel(sae, lm.hash, `this is ${lm.name}`);
-  refuseOtherWidth(sae, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
+  const { base } = inParts(sae);
+  const { excludeTokens = trainedWithout(base, lm) } = source;
+  refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
+  refuseOtherWidth(base, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
   const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
   const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
@@ -165,7 +170,7 @@ async function* rowsOf(
 
 async function measure(
   device: Device,
-  sae: Sae,
+  sae: AnySae,
   open: () => AsyncIterable<ActivationBatch>,
   { tokens, budgets = [undefined], signal, onProgress, total }: SaeEvalOptions & { total: number },
 ): Promise<SaeEvaluation[]> {

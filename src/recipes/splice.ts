@@ -5,7 +5,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { type Edit, replaceWith, resolveHook, type Transformer } from "../models/index.ts";
-import { lossRecovered, reconstruct, type Sae } from "../sae/index.ts";
+import { type AnySae, inParts, lossRecovered, reconstructBoosted } from "../sae/index.ts";
 import {
   exp,
   logSoftmax,
@@ -45,7 +45,7 @@ export interface SpliceMetrics {
 
 export interface SpliceOptions {
   readonly model: Transformer;
-  readonly sae: Sae;
+  readonly sae: AnySae;
   readonly hook: string;
   /** Gives the windows; without `mean` twice, the same ones each time. */
   readonly batches: () => Iterable<PackedBatch>;
@@ -172,6 +172,7 @@ async function addBatch(
 ): Promise<void> {
   const { model, sae, hook, context: T, mean, budgets } = options;
   const { device } = model;
+  const boosted = inParts(sae);
   const n = packed.tokens.length;
   const numbers = device.scope(() => {
     const tokens = device.tensor(packed.tokens, [n / T, T], "i32");
@@ -183,7 +184,7 @@ async function addBatch(
       ...budgets.map(
         (k): Edit =>
           (x) =>
-            reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
+            reshape(reconstructBoosted(boosted, reshape(x, [n, -1]), { k }), x.shape),
       ),
     ];
     const logitsOf = (edit?: Edit): Tensor => {
