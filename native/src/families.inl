@@ -23,10 +23,12 @@ namespace SLUICE_NS {
 #include "gemm_micro.inl"
 #include "gemm_small.inl"
 #include "gemm.inl"
+#include "topk_run.inl"
 #include "linear_topk.inl"
 #include "elementwise.inl"
 #include "shape.inl"
 #include "sparse.inl"
+#include "kron.inl"
 #include "optim.inl"
 #include "lm.inl"
 #include "attention.inl"
@@ -41,6 +43,7 @@ void register_all(Registry& r) {
   register_elementwise(r);
   register_shape(r);
   register_sparse(r);
+  register_kron(r);
   register_optim(r);
   register_lm(r);
   register_attention(r);
