@@ -40,7 +40,8 @@ export const featuresOf = (sae: AnySae): number => {
 /** Refuses parts that do not fit the base. */
 export function boostedSae(base: Sae, parts: readonly Sae[]): BoostedSae {
   const { dIn, transcoder } = base.config;
-  if (transcoder) throw usageError("boost: the base is a transcoder; its error is not one of its input");
+  if (transcoder && parts.length > 0)
+    throw usageError("boost: the base is a transcoder; its error is not one of its input");
   for (const { config } of parts) {
     if (config.dIn !== dIn || config.dOut !== dIn) {
       throw usageError(`boost: a part of width ${config.dIn} → ${config.dOut} for a base of width ${dIn}`);

@@ -35,9 +35,9 @@ export const saeTrainSchema = z.object({
   l0: z.number().min(0).optional().describe("weight of jumprelu's L0 penalty [1]"),
   targetL0: z
     .number()
-    .positive()
+    .min(0)
     .optional()
-    .describe("jumprelu: penalise l0 · (L0 / target - 1)² instead of l0 · L0"),
+    .describe("jumprelu: penalise l0 · (L0 / target - 1)² instead of l0 · L0; 0 for none"),
   bandwidth: z
     .number()
     .positive()
@@ -109,7 +109,10 @@ type Parsed = z.output<typeof saeTrainSchema>;
 /** Every field with its value: what a run is saved with. `targetL0` 0: none. */
 export type SaeTrainConfig = Required<Parsed>;
 
-/** Validates the training options of an SAE and fills in the defaults that depend on its size. */
+/**
+ * Validates the training options of an SAE and fills in the defaults that depend on its size. What it returns is valid input, and
+ * comes back unchanged.
+ */
 export function saeTrainConfig(given: SaeTrainInput, config: SaeConfig): SaeTrainConfig {
   const parsed = saeTrainSchema.strict().safeParse(given);
   if (!parsed.success) {
@@ -170,7 +173,7 @@ function penalties({ l1, l0, targetL0 }: Parsed, arch: Architecture) {
 /** Ascending budgets of the hierarchical objective; none for the others. */
 function budgetsOf({ objective, budgets }: Parsed, { activation }: SaeConfig): number[] {
   if (objective !== "hierarchical") {
-    if (budgets)
+    if (budgets?.length)
       throw usageError(`sae training: budgets are for the hierarchical objective, not ${objective}`);
     return [];
   }
@@ -181,9 +184,8 @@ function budgetsOf({ objective, budgets }: Parsed, { activation }: SaeConfig): n
     );
   }
   const { k } = activation;
-  if (!budgets) return Array.from({ length: k }, (_, i) => i + 1);
+  if (!budgets?.length) return Array.from({ length: k }, (_, i) => i + 1);
   const sorted = [...new Set(budgets)].sort((a, b) => a - b);
-  if (sorted.length === 0) throw usageError("sae training: budgets is empty");
   const largest = sorted[sorted.length - 1];
   if (largest > k)
     throw usageError(`sae training: the budget ${largest} is more than k=${k}; raise k or leave it out`);
@@ -193,11 +195,14 @@ function budgetsOf({ objective, budgets }: Parsed, { activation }: SaeConfig): n
 /** Ascending sizes of the matryoshka objective, the last one F; none for the others. */
 function levelsOf({ objective, levels }: Parsed, { features, encoder }: SaeConfig): number[] {
   if (objective !== "matryoshka") {
-    if (levels) throw usageError(`sae training: levels are for the matryoshka objective, not ${objective}`);
+    if (levels?.length)
+      throw usageError(`sae training: levels are for the matryoshka objective, not ${objective}`);
     return [];
   }
   const head = encoder.kind === "kron" ? encoder.m * encoder.n : 1;
-  const sizes = levels ?? [16, 8, 4, 2, 1].map((part) => Math.ceil(features / part / head) * head);
+  const sizes = levels?.length
+    ? levels
+    : [16, 8, 4, 2, 1].map((part) => Math.ceil(features / part / head) * head);
   const sorted = [...new Set(sizes)].sort((a, b) => a - b);
   if (sorted[sorted.length - 1] !== features) {
     throw usageError(

@@ -178,7 +178,7 @@ test("a finished run is left alone; other settings are refused by name; a strang
   assert.equal(other.code, 2);
   assert.match(
     other.stderr,
-    /finished run with other settings: k 4 instead of 5; train\.lr 0\.002 instead of 0\.001/,
+    /finished run with other settings: sae\.activation\.k 4 instead of 5; train\.lr 0\.002 instead of 0\.001/,
   );
   const strange = await sluice(trainArgs(model, live()));
   assert.equal(strange.code, 2);

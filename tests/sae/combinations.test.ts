@@ -158,6 +158,14 @@ for (const backend of BACKENDS) {
     }));
 }
 
+test("training options with their defaults filled in are valid and come back unchanged", () => {
+  for (const [encoder, activation, train] of Object.values(COMBINATIONS)) {
+    const config = saeConfig({ dIn: D, features: F, encoder, activation });
+    const filled = saeTrainConfig({ tokens: 1000, batch: 10, ...train }, config);
+    assert.deepEqual(saeTrainConfig(filled, config), filled);
+  }
+});
+
 test("senseless combinations are refused with the reason", () => {
   const train = (activation: Activation, more: Partial<SaeTrainInput>, encoder: Encoder = DENSE) =>
     saeTrainConfig(
