@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { resolveHook } from "../models/index.ts";
+import { hookPoints, type ModelSpec, resolveHook } from "../models/index.ts";
 import {
   disposeSae,
   loadSae,
@@ -272,6 +272,7 @@ function fromModel(
   const { excludeTokens = lm.tokenizer.specialIds } = source;
   const hook = resolveHook(lm.model.spec, source.hook);
   const target = source.targetHook === undefined ? undefined : resolveHook(lm.model.spec, source.targetHook);
+  if (target !== undefined) refuseBackwards(lm.model.spec, hook, target);
   const packing = { context: context ?? lm.model.spec.contextLength, shuffle: true };
   return {
     width: rowWidth(lm.model, hook),
@@ -313,6 +314,15 @@ function fromModel(
       }),
     close: () => {},
   };
+}
+
+/** What a transcoder reads must be there when its target is computed, or it could never stand in for it. */
+function refuseBackwards(spec: ModelSpec, hook: string, target: string): void {
+  const order = hookPoints(spec);
+  if (order.indexOf(hook) < order.indexOf(target)) return;
+  throw usageError(
+    `a transcoder reads a point before the one it reconstructs, but ${hook} comes after ${target}`,
+  );
 }
 
 /** In SAELens' words: true for all special tokens, false for none, else the ids. */

@@ -48,7 +48,7 @@ for (const [name, architecture, flags] of [
   ["gated", "gated", ["--arch", "gated", "--l1", "0.1"]],
   ["kron", "sluice", ["--encoder", "kron", "--kron-m", "2", "--k", "4"]],
   ["matryoshka", "topk", ["--objective", "matryoshka", "--levels", "12,48", "--k", "4"]],
-  ["transcoder", "sluice", ["--target-hook", "blocks.1.hook_mlp_out", "--skip", "--k", "4"]],
+  ["transcoder", "sluice", ["--target-hook", "ln_final.hook_normalized", "--skip", "--k", "4"]],
 ] as const) {
   test(`${name} is trained, saved as ${architecture} and measured`, async () => {
     const out = folder(name);
@@ -137,6 +137,9 @@ test("a boost names its base, leaves it as it is, adds up, and is stitched where
 });
 
 test("senseless combinations say why", async () => {
+  const backwards = await train(folder("x"), ["--target-hook", "blocks.0.hook_mlp_out"]);
+  assert.equal(backwards.code, 2);
+  assert.match(backwards.stderr, /blocks\.1\.hook_resid_post comes after blocks\.0\.hook_mlp_out/);
   const hierarchical = await train(folder("x"), ["--arch", "relu", "--objective", "hierarchical"]);
   assert.equal(hierarchical.code, 2);
   assert.match(hierarchical.stderr, /needs topk, not relu/);
