@@ -248,7 +248,9 @@ export const kronSpreadOp = fused<KronAttrs>({
     requireShape("kronSpread", "dValues", dValues, [undefined, undefined]);
     for (const [what, x] of Object.entries({ values, indices, base, extension })) {
       if (!equalShapes(x.shape, dValues.shape))
-        throw usageError(`kronSpread: ${what} is ${describe(x)}, expected [${dValues.shape}] as dValues`);
+        throw usageError(
+          `kronSpread: ${what} is ${describe(x)}, expected [${dValues.shape.join(", ")}] as dValues`,
+        );
     }
     const [B, k] = dValues.shape;
     return [f32([B, 2 * k]), { dtype: "i32", shape: [B, 2 * k] }];
