@@ -1,43 +1,56 @@
 /**
- * Which features fired on which tokens of a stretch of text, held in memory: 8 · K bytes a token.
- * T tokens in windows of C · K active features · F features.
+ * Which features fired on which tokens of a stretch of text, held in memory: 12 bytes a firing, and 4 more when it is looked up.
+ * T tokens in windows of C · K slots of a token · F features.
  */
 import { usageError } from "../util/index.ts";
 
 export class FeatureActivations {
   readonly features: number;
-  readonly k: number;
   /** Tokens of a window. */
   readonly context: number;
   /** Token ids, whole windows one after another. */
   readonly tokens: Int32Array;
-  readonly #indices: Int32Array;
-  readonly #values: Float32Array;
+  /** Of each firing, in the order of the text. */
+  #token = new Int32Array(1024);
+  #feature = new Int32Array(1024);
+  #value = new Float32Array(1024);
+  #firings = 0;
+  /** Tokens appended. */
   #filled = 0;
   #offsets: Int32Array | undefined;
   #where: Int32Array | undefined;
 
-  constructor(size: { features: number; k: number; context: number; tokens: Int32Array }) {
+  constructor(size: { features: number; context: number; tokens: Int32Array }) {
     this.features = size.features;
-    this.k = size.k;
     this.context = size.context;
     this.tokens = size.tokens;
-    this.#indices = new Int32Array(size.tokens.length * size.k).fill(-1);
-    this.#values = new Float32Array(size.tokens.length * size.k);
   }
 
-  /** Appends codes [n, K] of the next n tokens. Tokens that are not measured get zeros. */
-  append(values: Float32Array, indices: Int32Array): void {
-    const n = values.length / this.k;
+  /** Appends codes [n, K] of the next n tokens, which may have another K than those before. Nothing fires on silent tokens. */
+  append(
+    { values, indices }: { values: Float32Array; indices: Int32Array },
+    n: number,
+    isSilent: (token: number) => boolean = () => false,
+  ): void {
     if (this.#filled + n > this.tokens.length) {
       throw usageError(
         `feature activations: ${this.#filled} + ${n} tokens do not fit into ${this.tokens.length}`,
       );
     }
-    this.#values.set(values, this.#filled * this.k);
-    this.#indices.set(indices, this.#filled * this.k);
+    const k = values.length / n;
+    for (let i = 0; i < n; i++) {
+      if (isSilent(i)) continue;
+      for (let s = i * k; s < (i + 1) * k; s++) {
+        if (values[s] > 0) this.#add(this.#filled + i, indices[s], values[s]);
+      }
+    }
     this.#filled += n;
     this.#offsets = undefined;
+  }
+
+  /** Features that fire on a token, on average over the tokens appended. */
+  l0(): number {
+    return this.#filled === 0 ? 0 : this.#firings / this.#filled;
   }
 
   /** Tokens on which a feature fired, ascending, and its values there. */
@@ -45,8 +58,8 @@ export class FeatureActivations {
     this.#index();
     const slots = this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
     return {
-      tokens: slots.map((s) => Math.floor(s / this.k)),
-      values: Float32Array.from(slots, (s) => this.#values[s]),
+      tokens: slots.map((s) => this.#token[s]),
+      values: Float32Array.from(slots, (s) => this.#value[s]),
     };
   }
 
@@ -56,17 +69,33 @@ export class FeatureActivations {
     return Int32Array.from({ length: this.features }, (_, f) => this.#offsets![f + 1] - this.#offsets![f]);
   }
 
-  /** Slots sorted by feature: a counting sort. */
+  #add(token: number, feature: number, value: number): void {
+    if (this.#firings === this.#token.length) {
+      this.#token = doubled(this.#token);
+      this.#feature = doubled(this.#feature);
+      this.#value = doubled(this.#value);
+    }
+    this.#token[this.#firings] = token;
+    this.#feature[this.#firings] = feature;
+    this.#value[this.#firings++] = value;
+  }
+
+  /** Firings sorted by feature: a counting sort. */
   #index(): void {
     if (this.#offsets) return;
     const offsets = new Int32Array(this.features + 1);
-    const used = this.#filled * this.k;
-    for (let s = 0; s < used; s++) if (this.#values[s] > 0) offsets[this.#indices[s] + 1]++;
+    for (let s = 0; s < this.#firings; s++) offsets[this.#feature[s] + 1]++;
     for (let f = 0; f < this.features; f++) offsets[f + 1] += offsets[f];
     const next = offsets.slice();
-    const where = new Int32Array(offsets[this.features]);
-    for (let s = 0; s < used; s++) if (this.#values[s] > 0) where[next[this.#indices[s]]++] = s;
+    const where = new Int32Array(this.#firings);
+    for (let s = 0; s < this.#firings; s++) where[next[this.#feature[s]]++] = s;
     this.#offsets = offsets;
     this.#where = where;
   }
+}
+
+function doubled<A extends Int32Array | Float32Array>(array: A): A {
+  const larger = new (array.constructor as new (length: number) => A)(2 * array.length);
+  larger.set(array);
+  return larger;
 }
