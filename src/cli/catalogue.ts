@@ -65,6 +65,21 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,
   },
   {
+    name: "features build",
+    summary: "a database of what each feature does on a text",
+    load: async () => (await import("./commands/features-build.ts")).featuresBuild,
+  },
+  {
+    name: "features list",
+    summary: "features of a database, sorted and filtered",
+    load: async () => (await import("./commands/features-list.ts")).featuresList,
+  },
+  {
+    name: "features show",
+    summary: "what a database knows of some features, with the texts they fire on",
+    load: async () => (await import("./commands/features-show.ts")).featuresShow,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

@@ -114,7 +114,7 @@ export async function evaluateOnModel(
 }
 
 /** SAELens' word for it is `exclude_special_tokens`: all, none, or these ids. */
-function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number> {
+export function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number> {
   const said = sae.metadata.exclude_special_tokens;
   if (Array.isArray(said)) return new Set(said.map(Number));
   return said === false ? new Set() : lm.tokenizer.specialIds;
@@ -175,7 +175,7 @@ async function measure(
   return { metrics: accumulator.finish(), accumulator };
 }
 
-function refuseOtherWidth(sae: Sae, width: number, what: string): void {
+export function refuseOtherWidth(sae: Sae, width: number, what: string): void {
   if (sae.config.dIn === width) return;
   throw inputError(`the SAE reads activations of width ${sae.config.dIn}, but ${what} has width ${width}`);
 }
@@ -195,7 +195,7 @@ function refuseOtherHook(sae: Sae, found: string, folder: string): void {
 }
 
 /** An SAE that names the weights it was trained on is only measured on those. */
-function refuseOtherModel(sae: Sae, found: string, what: string): void {
+export function refuseOtherModel(sae: Sae, found: string, what: string): void {
   const hash = sae.metadata.model_hash;
   if (typeof hash !== "string" || hash === found) return;
   throw inputError(
