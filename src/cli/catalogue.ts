@@ -80,6 +80,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/features-show.ts")).featuresShow,
   },
   {
+    name: "features explain",
+    summary: "let a language model explain features, and score what it says",
+    load: async () => (await import("./commands/features-explain.ts")).featuresExplain,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

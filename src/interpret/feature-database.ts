@@ -3,8 +3,9 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { fromParquet, ParquetSession } from "../store/index.ts";
+import { fromParquet, ParquetSession, quoted } from "../store/index.ts";
 import { didYouMean, inputError, usageError } from "../util/index.ts";
+import { EXPLANATIONS_FILE, type Explanation, readExplanations } from "./explain/explanations.ts";
 import {
   FEATURE_COLUMNS,
   type FeatureIndex,
@@ -76,10 +77,13 @@ export interface Control {
 }
 
 const isNumeric = (type: string): boolean => type === "INTEGER" || type === "FLOAT" || type === "DOUBLE";
+/** Columns of explanations: the best score that a feature got. */
+const SCORE_COLUMNS: readonly string[] = ["detection", "fuzzing"];
 /** Columns that features can be sorted and filtered by. */
 export const SORT_COLUMNS = Object.entries(FEATURE_COLUMNS)
   .filter(([, type]) => isNumeric(type))
-  .map(([name]) => name);
+  .map(([name]) => name)
+  .concat(SCORE_COLUMNS);
 
 export interface FeatureQuery {
   /** A column with one number a feature; default id. */
@@ -89,9 +93,13 @@ export interface FeatureQuery {
   readonly where?: Readonly<Record<string, { readonly min?: number; readonly max?: number }>>;
   /** Only features of which one of these tokens is among those it fires on most, or that it promotes. */
   readonly tokens?: readonly number[];
+  /** Only features with an explanation that has these words, in any case. */
+  readonly explained?: string;
   readonly limit?: number;
   readonly offset?: number;
 }
+
+export type FeatureFilter = Pick<FeatureQuery, "where" | "tokens" | "explained">;
 
 export interface ExampleQuery {
   /** `top`: the highest peaks, highest first; `sample`: those drawn at random, in the same order. Default: both. */
@@ -144,17 +152,30 @@ export class FeatureDatabase {
   async features(query: FeatureQuery = {}): Promise<Feature[]> {
     const { sort = "id", descending = false, limit, offset = 0 } = query;
     const order = `ORDER BY ${column(sort)} ${descending ? "DESC" : "ASC"} NULLS LAST, id`;
-    const rows = await this.#query(
-      "features",
-      `${conditions(query)} ${order} ${limit === undefined ? "" : `LIMIT ${whole("limit", limit)}`} OFFSET ${whole("offset", offset)}`,
+    const some = limit === undefined ? "" : `LIMIT ${whole("limit", limit)}`;
+    const rows = await this.#parquet.rows<Record<string, unknown>>(
+      `SELECT * FROM ${this.#found(query)} ${conditions(query)} ${order} ${some} OFFSET ${whole("offset", offset)}`,
     );
     return rows.map(featureOf);
   }
 
+  /** Only the numbers of the features that a query finds, ascending. */
+  async ids(query: FeatureFilter = {}): Promise<number[]> {
+    const rows = await this.#parquet.rows<{ id: number }>(
+      `SELECT id FROM ${this.#found(query)} ${conditions(query)} ORDER BY id`,
+    );
+    return rows.map((row) => row.id);
+  }
+
+  /** What was said about features by `sluice features explain`; of all features without a list. */
+  explanations(features?: readonly number[]): Promise<Explanation[]> {
+    return readExplanations(this.folder, this.#parquet, features);
+  }
+
   /** How many features a query finds without its limit. */
-  async count(query: Pick<FeatureQuery, "where" | "tokens"> = {}): Promise<number> {
+  async count(query: FeatureFilter = {}): Promise<number> {
     const [{ n }] = await this.#parquet.rows<{ n: number }>(
-      `SELECT count(*)::INTEGER AS n FROM ${this.#from("features")} ${conditions(query)}`,
+      `SELECT count(*)::INTEGER AS n FROM ${this.#found(query)} ${conditions(query)}`,
     );
     return n;
   }
@@ -192,6 +213,22 @@ export class FeatureDatabase {
     throw usageError(`feature ${id}: there are ${this.index.features}, from 0 to ${this.index.features - 1}`);
   }
 
+  /** The features as the source of a query, with their explanations if it asks for those. */
+  #found({ sort, where = {}, explained }: FeatureQuery): string {
+    const features = this.#from("features");
+    const columns = [...Object.keys(where), sort ?? "id"];
+    if (explained === undefined && !columns.some((name) => SCORE_COLUMNS.includes(name))) return features;
+    const file = join(this.folder, EXPLANATIONS_FILE);
+    if (!existsSync(file)) {
+      throw usageError(
+        `${this.folder} has no explanations yet; make some with sluice features explain --features ${this.folder}`,
+      );
+    }
+    return `(SELECT features.*, detection, fuzzing, explanations FROM ${features} features LEFT JOIN (
+      SELECT feature AS id, max(detection) AS detection, max(fuzzing) AS fuzzing, string_agg(explanation, chr(10)) AS explanations
+      FROM ${fromParquet([file])} GROUP BY feature) USING (id))`;
+  }
+
   #from(table: TableName): string {
     return fromParquet([join(this.folder, tableFile(table))]);
   }
@@ -213,7 +250,7 @@ function whole(name: string, value: number): number {
   return value;
 }
 
-function conditions({ where = {}, tokens }: Pick<FeatureQuery, "where" | "tokens">): string {
+function conditions({ where = {}, tokens, explained }: FeatureFilter): string {
   const parts: string[] = [];
   for (const [name, { min, max }] of Object.entries(where)) {
     if (min !== undefined) parts.push(`${column(name)} >= ${Number(min)}`);
@@ -223,6 +260,8 @@ function conditions({ where = {}, tokens }: Pick<FeatureQuery, "where" | "tokens
     const list = `[${tokens.map((t) => whole("token", t)).join(", ")}]::INTEGER[]`;
     parts.push(`(list_has_any(top_tokens, ${list}) OR coalesce(list_has_any(promoted, ${list}), false))`);
   }
+  if (explained !== undefined)
+    parts.push(`contains(lower(explanations), ${quoted(explained.toLowerCase())})`);
   return parts.length > 0 ? `WHERE ${parts.join(" AND ")}` : "";
 }
 

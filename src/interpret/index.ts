@@ -3,6 +3,19 @@
  */
 export { FeatureActivations } from "./activations-table.ts";
 export { type Context, type Peak, topContexts, topPeaks } from "./contexts.ts";
+export type { ChatOptions } from "./explain/chat.ts";
+export {
+  chooseFeatures,
+  type ExplainEstimate,
+  type ExplainOptions,
+  type ExplainResult,
+  type ExplainSettings,
+  estimateExplaining,
+  explainFeatures,
+} from "./explain/explain.ts";
+export type { Explanation } from "./explain/explanations.ts";
+export type { ScoreKind } from "./explain/prompts.ts";
+export type { Score } from "./explain/scoring.ts";
 export {
   FeatureBuild,
   type FeatureBuildOptions,
@@ -15,6 +28,7 @@ export {
   type ExampleQuery,
   type Feature,
   FeatureDatabase,
+  type FeatureFilter,
   type FeatureQuery,
   openFeatureDatabase,
   SORT_COLUMNS,

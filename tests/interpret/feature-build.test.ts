@@ -15,10 +15,8 @@ import {
   type ScanBatch,
   type ScanOptions,
 } from "../../src/interpret/index.ts";
-import { createSae, type Sae } from "../../src/sae/index.ts";
-import { createDevice } from "../../src/tensor/index.ts";
-import { Rng } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
+import { randomBatches, vocabularyOf, withSae } from "./random-features.ts";
 
 const T = 12;
 const F = 20;
@@ -39,21 +37,7 @@ const scan: ScanOptions = {
 };
 const settings = { text: "random", seed: 5 };
 
-/** Contexts that begin with token 0 and have a 1 somewhere; feature 19 never fires, values repeat. */
-function randomBatches(): ScanBatch[] {
-  const rng = new Rng(11);
-  const batches: ScanBatch[] = [];
-  for (let at = 0; at < CONTEXTS; at += 4) {
-    const K = 1 + rng.int(4);
-    const tokens = Int32Array.from({ length: 4 * T }, (_, i) => (i % T === 0 ? 0 : 2 + rng.int(V - 2)));
-    for (let w = 0; w < 4; w++) tokens[w * T + 1 + rng.int(T - 1)] = 1;
-    const values = Float32Array.from({ length: 4 * T * K }, () => Math.max(0, (rng.int(40) - 10) / 8));
-    const indices = new Int32Array(values.length);
-    for (let i = 0; i < 4 * T; i++) indices.set(rng.permutation(F - 1).subarray(0, K), i * K);
-    batches.push({ tokens, values, indices });
-  }
-  return batches;
-}
+const text = { contexts: CONTEXTS };
 
 interface Firing {
   readonly context: number;
@@ -81,7 +65,7 @@ function bruteForce(batches: readonly ScanBatch[]) {
   return { firings, text };
 }
 
-const brute = bruteForce(randomBatches());
+const brute = bruteForce(randomBatches(scan, text));
 const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
 
 function expectedExamples(feature: number): Example[] {
@@ -145,38 +129,24 @@ function expectedNumbers(feature: number): Partial<Feature> {
   };
 }
 
-const vocabulary = Array.from({ length: V }, (_, id) => ({
-  id,
-  text: ` t${id}`,
-  bytes: id === 7 ? null : new TextEncoder().encode(` t${id}`),
-  special: id < 2,
-}));
-
-async function withSae<R>(work: (sae: Sae) => Promise<R>): Promise<R> {
-  const device = await createDevice({ backend: "ref" });
-  const config = { dIn: 6, features: F, activation: { kind: "topk", k: 2 }, applyBDecToInput: true } as const;
-  try {
-    return await work(createSae(device, config, { rng: new Rng(1) }));
-  } finally {
-    device.close();
-  }
-}
-
 /** Builds in a folder; after each of these numbers of contexts the process "dies", with or without a save before. */
 async function build(
   folder: string,
   { deaths = [], keepRows }: { deaths?: readonly { at: number; save: boolean }[]; keepRows?: number } = {},
 ): Promise<void> {
   const open = () => FeatureBuild.open(folder, { scan, settings, keepRows });
-  const batches = randomBatches();
+  const batches = randomBatches(scan, text);
   for (const { at, save } of [...deaths, { at: CONTEXTS, save: false }]) {
     const running = await open();
     while (running.scan.contexts < at) await running.add(batches[running.scan.contexts / 4]);
     if (save) await running.save();
-    if (at === CONTEXTS) await withSae((sae) => running.finish({ sae, vocabulary }));
+    if (at === CONTEXTS) await finish(running);
     running.close();
   }
 }
+
+const finish = (build: FeatureBuild) =>
+  withSae(F, (sae) => build.finish({ sae, vocabulary: vocabularyOf(V) }));
 
 async function contents(folder: string) {
   const database = await openFeatureDatabase(folder);
@@ -263,7 +233,7 @@ test("a killed build leaves no database, and files that its state does not name 
   using temp = temporaryFolder();
   const folder = join(temp.path, "features");
   const running = await FeatureBuild.open(folder, { scan, settings });
-  const batches = randomBatches();
+  const batches = randomBatches(scan, text);
   for (const batch of batches.slice(0, 5)) await running.add(batch);
   await running.save();
   for (const batch of batches.slice(5, 10)) await running.add(batch);

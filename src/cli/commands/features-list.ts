@@ -3,6 +3,7 @@
  */
 import { z } from "zod";
 import {
+  type Explanation,
   type Feature,
   type FeatureQuery,
   openFeatureDatabase,
@@ -28,7 +29,8 @@ export const featuresList = defineCommand({
   description:
     `Columns to sort and filter by: ${SORT_COLUMNS.join(", ")}. density is the share of tokens on which a feature fires; ` +
     "token_entropy (nats) is 0 for a feature of one token and grows with their number; multi_token_ratio is the mean share of " +
-    "a context's tokens on which it fires, where it fires at all; max_decoder_cosine is that of the nearest other decoder row.",
+    "a context's tokens on which it fires, where it fires at all; max_decoder_cosine is that of the nearest other decoder row; " +
+    "detection and fuzzing are scores of `sluice features explain`.",
   schema: z.object({
     features: featuresField,
     sort: z.string().default("id").describe("column to sort by"),
@@ -39,6 +41,7 @@ export const featuresList = defineCommand({
       .array(z.string())
       .optional()
       .describe("only features that fire most often on one of these tokens, or promote it"),
+    explained: z.string().optional().describe("only features whose explanation has these words"),
     limit: count().default(20).describe("features to show"),
     offset: z.number().int().min(0).default(0).describe("features to skip first"),
   }),
@@ -57,9 +60,14 @@ export const featuresList = defineCommand({
         tokens: options.token?.flatMap((word) => idsOf(vocabulary, word)),
       };
       const [found, total] = [await database.features(query), await database.count(query)];
+      const said = await database.explanations(found.map((f) => f.id));
+      const explanationsOf = (id: number) => said.filter((e) => e.feature === id);
       return {
-        json: { total, features: found.map((f) => withTexts(f, vocabulary)) },
-        text: table(found, total, vocabulary),
+        json: {
+          total,
+          features: found.map((f) => ({ ...withTexts(f, vocabulary), explanations: explanationsOf(f.id) })),
+        },
+        text: table(found, total, vocabulary, explanationsOf),
       };
     } finally {
       database.close();
@@ -104,9 +112,20 @@ export function withTexts(feature: Feature, vocabulary: Vocabulary) {
   };
 }
 
+/** With its scores, if it has any. */
+export function briefly({ explanation, detection, fuzzing }: Explanation): string {
+  const scores = [detection, fuzzing].flatMap((s) => (s ? [s.score?.toFixed(2) ?? "–"] : []));
+  return scores.length > 0 ? `${explanation} (${scores.join(", ")})` : explanation;
+}
+
 const show = (value: number | null, digits = 3): string => (value === null ? "–" : value.toPrecision(digits));
 
-function table(features: readonly Feature[], total: number, vocabulary: Vocabulary): string {
+function table(
+  features: readonly Feature[],
+  total: number,
+  vocabulary: Vocabulary,
+  explanationsOf: (id: number) => readonly Explanation[],
+): string {
   const words = (list: readonly { token: number }[] | null) =>
     (list ?? [])
       .slice(0, 4)
@@ -121,8 +140,10 @@ function table(features: readonly Feature[], total: number, vocabulary: Vocabula
     show(f.maxDecoderCosine),
     words(f.topTokens),
     words(f.promoted),
+    explanationsOf(f.id).map(briefly).join("; "),
   ]);
-  const head = ["id", "density", "max", "entropy", "multi", "cosine", "fires on", "promotes"];
+  const head = ["id", "density", "max", "entropy", "multi", "cosine", "fires on", "promotes", "explanation"];
+  if (rows.every((row) => row[8] === "")) head.pop();
   const widths = head.map((name, c) => Math.max(name.length, ...rows.map((row) => row[c].length)));
   const lines = [head, ...rows].map((row) =>
     row

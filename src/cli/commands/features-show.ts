@@ -4,9 +4,11 @@
 import { z } from "zod";
 import {
   type Example,
+  type Explanation,
   type Feature,
   type FeatureDatabase,
   openFeatureDatabase,
+  type Score,
   type Vocabulary,
 } from "../../interpret/index.ts";
 import { formatCount } from "../../util/index.ts";
@@ -39,8 +41,9 @@ export const featuresShow = defineCommand({
       for (const one of id) found.push(await describe(database, one, examples));
       return {
         json: {
-          features: found.map(({ feature, all }) => ({
+          features: found.map(({ feature, explanations, all }) => ({
             ...withTexts(feature, vocabulary),
+            explanations,
             examples: all.map((e) => ({ ...e, texts: vocabulary.pieces(e.tokens) })),
           })),
         },
@@ -54,6 +57,7 @@ export const featuresShow = defineCommand({
 
 interface Described {
   readonly feature: Feature;
+  readonly explanations: readonly Explanation[];
   readonly all: readonly Example[];
   readonly top: readonly Example[];
   readonly sample: readonly Example[];
@@ -67,14 +71,20 @@ async function describe(database: FeatureDatabase, id: number, count: number): P
     { length: Math.min(count, drawn.length) },
     (_, i) => drawn[Math.floor(((i + 0.5) * drawn.length) / Math.min(count, drawn.length))],
   );
-  return { feature, all, top: all.filter((e) => e.top !== null && e.top <= count), sample };
+  const explanations = await database.explanations([id]);
+  return { feature, explanations, all, top: all.filter((e) => e.top !== null && e.top <= count), sample };
 }
 
-function page({ feature: f, top, sample }: Described, vocabulary: Vocabulary): string {
+function page({ feature: f, explanations, top, sample }: Described, vocabulary: Vocabulary): string {
   const word = ({ token }: { token: number }) => JSON.stringify(vocabulary.token(token).text);
   const number = (value: number | null) => (value === null ? "–" : value.toPrecision(4));
+  const score = (s: Score | null) => (s?.score == null ? "–" : s.score.toFixed(3));
   const lines = [
     `feature ${f.id}`,
+    ...explanations.map(
+      (e) =>
+        `  ${e.explainer}: ${e.explanation} (detection ${score(e.detection)}, fuzzing ${score(e.fuzzing)})`,
+    ),
     `  fires on ${(100 * f.density).toPrecision(3)}% of tokens (${formatCount(f.firings)} times in ${formatCount(f.contexts)} contexts), ` +
       `mean ${number(f.meanActivation)}, highest ${number(f.maxActivation)}`,
     `  token entropy ${number(f.tokenEntropy)} nats, multi-token ratio ${number(f.multiTokenRatio)}, largest decoder cosine ${number(f.maxDecoderCosine)}`,
