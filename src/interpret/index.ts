@@ -3,7 +3,7 @@
  */
 export { FeatureActivations } from "./activations-table.ts";
 export { type Context, type Peak, topContexts, topPeaks } from "./contexts.ts";
-export type { ChatOptions } from "./explain/chat.ts";
+export { type ChatOptions, chatUrl } from "./explain/chat.ts";
 export {
   chooseFeatures,
   type ExplainEstimate,

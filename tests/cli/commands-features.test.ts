@@ -13,6 +13,7 @@ import { openFeatureDatabase } from "../../src/interpret/index.ts";
 import { openLanguageModel, openTextTokens, windowsOf } from "../../src/recipes/index.ts";
 import { encode, loadSae } from "../../src/sae/index.ts";
 import { createDevice } from "../../src/tensor/index.ts";
+import { startChatServer } from "../interpret/chat-server.ts";
 import { saveTinyModel, TINY, tinyWorld } from "../recipes/tiny.ts";
 import { type TemporaryFolder, temporaryFolder } from "../temporary.ts";
 import { type Ran, sluice } from "./sluice.ts";
@@ -186,7 +187,7 @@ test("list sorts and filters, show prints passages; --json has the same", async 
   assert.ok(a >= b && b >= c);
   assert.match(ok(await sluice(args)).stdout, /^\s*id +density .*\n(.*\n){3}3 of 48 features/);
   const few = ok(
-    await sluice([...args, "--json", "--min", "firings=5", "--max", "density=0.1", "--token", "river"]),
+    await sluice([...args, "--json", "--min", "firings=5", "--max", "density=0.1", "--token", "d"]),
   ).json<{ features: { firings: number; density: number; topTokens: { text: string }[] }[] }>();
   for (const f of few.features) assert.ok(f.firings >= 5 && f.density <= 0.1);
 
@@ -200,6 +201,80 @@ test("list sorts and filters, show prints passages; --json has the same", async 
   for (const e of shown.features[0].examples) assert.equal(e.texts.length, e.tokens.length);
   const page = ok(await sluice(["features", "show", "3", "--features", whole])).stdout;
   assert.match(page, /^feature 3\n {2}fires on .*%/);
+});
+
+test("explain shows the cost, begins only with --yes, and list and show read the result", async () => {
+  const out = folder("explained");
+  fs.cpSync(whole, out, { recursive: true });
+  const server = await startChatServer(({ messages }) =>
+    messages[0].content.includes("[EXPLANATION]") ? "[EXPLANATION]: rivers" : "[1, 0, 1, 0]",
+  );
+  try {
+    const args = ["features", "explain", "--features", out, "--endpoint", server.url, "--model", "m"]
+      .concat(["--max-features", "3", "--shown", "2", "--per-question", "4", "--key-env", "SLUICE_TEST_KEY"])
+      .concat(["--prompt-price", "2", "--answer-price", "8"]);
+    const cost =
+      /3\.00? features|3 features: \d+ requests to m at .* about .* prompt tokens and at most .* by the prices/;
+    const dry = ok(await sluice([...args, "--dry-run"]));
+    assert.match(dry.stderr, cost);
+    assert.match(dry.stdout, /dry run: nothing was sent/);
+    const asked = await sluice([...args, "--json"]);
+    assert.equal(asked.code, 1, "a script that forgot --yes notices");
+    assert.equal(asked.json().started, false);
+    assert.equal(server.received.length, 0);
+    assert.equal(fs.existsSync(path.join(out, "answers.jsonl")), false);
+
+    process.env.SLUICE_TEST_KEY = "secret";
+    const { requests, explanations } = ok(await sluice([...args, "--yes", "--json"])).json<{
+      requests: number;
+      explanations: { feature: number; explanation: string }[];
+    }>();
+    assert.equal(requests, asked.json().requests);
+    assert.equal(server.received.length, requests);
+    assert.equal(server.received[0].headers.authorization, "Bearer secret");
+    assert.equal(explanations.length, 3);
+    const again = ok(await sluice([...args, "--yes"]));
+    assert.match(again.stderr, /0 requests to m/);
+    assert.match(
+      again.stdout,
+      /^3 features explained, median detection 0\.\d+, median fuzzing 0\.\d+ \(0 requests/,
+    );
+    assert.equal(server.received.length, requests);
+
+    const id = String(explanations[0].feature);
+    assert.match(
+      ok(await sluice(["features", "show", id, "--features", out])).stdout,
+      /\n {2}m: rivers \(detection 0\.\d+, fuzzing 0\.\d+\)/,
+    );
+    const listed = ok(
+      await sluice(["features", "list", "--features", out, "--explained", "RIVER", "--sort", "fuzzing"]),
+    );
+    assert.match(listed.stdout, /rivers \(0\.\d+, 0\.\d+\)\n(.*\n)*3 of 3 features/);
+  } finally {
+    delete process.env.SLUICE_TEST_KEY;
+    await server.close();
+  }
+});
+
+test("explain refuses what it cannot do by name", async () => {
+  const args = ["features", "explain", "--features", whole, "--model", "m", "--endpoint"];
+  const server = await startChatServer(() => "");
+  const closed = server.url;
+  await server.close();
+  await refused([...args, "nowhere", "--dry-run"], 2, /--endpoint nowhere: not a URL; expected one such as/);
+  await refused(
+    [...args, closed, "--yes", "--retries", "0"],
+    1,
+    /the only attempt failed with: fetch failed \(ECONNREFUSED\)/,
+  );
+  await refused([...args, "http://x/v1", "--body", "[1]"], 2, /--body \[1\]: a JSON object was expected/);
+  await refused([...args, "http://x/v1", "--score", "none,fuzzing"], 2, /none stands alone/);
+  await refused([...args, "http://x/v1", "99"], 2, /feature 99: there are 48/);
+  await refused(
+    ["features", "list", "--features", whole, "--sort", "fuzzing"],
+    2,
+    /has no explanations yet; make some with sluice features explain/,
+  );
 });
 
 test("wrong columns, numbers, words and folders are refused by name", async () => {

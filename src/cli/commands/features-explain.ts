@@ -3,6 +3,7 @@
  */
 import { z } from "zod";
 import {
+  chatUrl,
   chooseFeatures,
   type ExplainEstimate,
   type ExplainResult,
@@ -109,10 +110,10 @@ export const featuresExplain = defineCommand({
   ],
   async run(options, context) {
     const settings = settingsOf(options);
+    const chat = chatOf(options, context.log);
     const database = await openFeatureDatabase(options.features);
     try {
       const features = [...new Set(options.id ?? (await chosen(options, database)))];
-      const chat = chatOf(options, context.log);
       const estimate = await estimateExplaining(database, { settings, features });
       const cost = costOf(options, estimate.promptTokens, estimate.completionTokens);
       context.log(describeEstimate(estimate, cost, options));
@@ -188,7 +189,7 @@ function bodyOf(text: string | undefined): Record<string, unknown> | undefined {
 function chatOf(options: Options, log: (message: string) => void) {
   const { endpoint, keyEnv, parallel, requestsPerMinute, tokensPerMinute, retries, timeout } = options;
   return {
-    endpoint,
+    endpoint: chatUrl(endpoint),
     key: process.env[keyEnv],
     keyName: `$${keyEnv}`,
     parallel,

@@ -105,9 +105,11 @@ export class ChatClient {
       } catch (error) {
         if (!(error instanceof Passing)) throw error;
         if (attempt === retries) {
+          const tried =
+            attempt === 0 ? "the only attempt failed" : `${attempt + 1} attempts failed, the last one`;
           throw new SluiceError(
             "io",
-            `${this.url}: ${attempt + 1} attempts failed, the last one with: ${error.message}; is the server well? The same command goes on from here`,
+            `${this.url}: ${tried} with: ${error.message}; is the server well? The same command goes on from here`,
           );
         }
         const backoff = Math.min(LONGEST_BACKOFF_MS, backoffMs * 2 ** attempt) * (0.75 + Math.random() / 2);
@@ -210,7 +212,8 @@ export class ChatClient {
   }
 }
 
-function chatUrl(endpoint: string): string {
+/** The address that requests go to; refuses what is none. */
+export function chatUrl(endpoint: string): string {
   let url: URL;
   try {
     url = new URL(endpoint);
