@@ -80,6 +80,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/features-show.ts")).featuresShow,
   },
   {
+    name: "features report",
+    summary: "features of a database as one page to look at",
+    load: async () => (await import("./commands/features-report.ts")).featuresReport,
+  },
+  {
     name: "features explain",
     summary: "let a language model explain features, and score what it says",
     load: async () => (await import("./commands/features-explain.ts")).featuresExplain,

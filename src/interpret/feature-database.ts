@@ -167,6 +167,14 @@ export class FeatureDatabase {
     return rows.map((row) => row.id);
   }
 
+  /** One number of every feature, by id; NaN where it has none. */
+  async numbers(name: string): Promise<Float64Array> {
+    const rows = await this.#parquet.rows<{ value: number | null }>(
+      `SELECT ${column(name)} AS value FROM ${this.#found({ sort: name })} ORDER BY id`,
+    );
+    return Float64Array.from(rows, ({ value }) => value ?? Number.NaN);
+  }
+
   /** What was said about features by `sluice features explain`; of all features without a list. */
   explanations(features?: readonly number[]): Promise<Explanation[]> {
     return readExplanations(this.folder, this.#parquet, features);

@@ -8,6 +8,7 @@ export {
   type FeatureDatabaseResult,
   saeHash,
 } from "./feature-build.ts";
+export { type FeatureReportOptions, featureCardsFrom, featureReport } from "./feature-report.ts";
 export { type CollectOptions, collectFirings, featureCards } from "./features.ts";
 export { type HarvestOptions, type HarvestResult, harvest } from "./harvest.ts";
 export { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";

@@ -11,6 +11,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { packagePath } from "../../src/cli/package.ts";
 import { openFeatureDatabase } from "../../src/interpret/index.ts";
 import { openLanguageModel, openTextTokens, windowsOf } from "../../src/recipes/index.ts";
+import type { PageData } from "../../src/report/index.ts";
 import { encode, loadSae } from "../../src/sae/index.ts";
 import { createDevice } from "../../src/tensor/index.ts";
 import { startChatServer } from "../interpret/chat-server.ts";
@@ -254,6 +255,34 @@ test("explain shows the cost, begins only with --yes, and list and show read the
     delete process.env.SLUICE_TEST_KEY;
     await server.close();
   }
+});
+
+test("report shows the features asked for, or a random choice, from the database alone", async () => {
+  const html = folder("page.html");
+  const args = ["features", "report", "--features", whole, "--out", html];
+  const { features } = ok(await sluice([...args, "--count", "5", "--json"])).json<{ features: number[] }>();
+  assert.equal(new Set(features).size, 5);
+  assert.match(fs.readFileSync(html, "utf8"), /The 5 randomly chosen of 48/);
+  ok(await sluice([...args, "7", "3"]));
+  const page = fs.readFileSync(html, "utf8");
+  assert.match(page, /The 2 chosen of 48/);
+  const data = JSON.parse(/id="data">(.*?)<\/script>/s.exec(page)![1]) as PageData;
+  const { features: expected, examples } = await contents(whole);
+  for (const [n, id] of [7, 3].entries()) {
+    const { counts } = data.cards[n].activations;
+    assert.equal(data.cards[n].id, id);
+    assert.equal(
+      counts.reduce((a, b) => a + b),
+      expected[id].firings,
+    );
+    assert.deepEqual(
+      data.cards[n].contexts.map((c) => c.activations),
+      examples[id]
+        .filter((e) => e.top !== null)
+        .map((e) => e.activations.map((a) => Number(a.toPrecision(4)))),
+    );
+  }
+  await refused([...args, "48"], 2, /feature 48: there are 48/);
 });
 
 test("explain refuses what it cannot do by name", async () => {
