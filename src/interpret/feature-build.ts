@@ -34,7 +34,7 @@ export interface FeatureBuildOptions {
   readonly settings: Notes;
   /** Of the program. */
   readonly version?: string;
-  /** Bytes that DuckDB may use before it spills to the folder; default 1 GB. */
+  /** Bytes that DuckDB may use before it spills to the folder; default 500 MB. */
   readonly memory?: number;
   /** See `ScanFiles`. */
   readonly keepRows?: number;

@@ -52,7 +52,7 @@ export interface FeatureDatabaseOptions {
   readonly excludeTokens?: ReadonlySet<number>;
   readonly out: string;
   readonly version?: string;
-  /** Bytes that DuckDB may use before it spills; default 1 GB. */
+  /** Bytes that DuckDB may use before it spills; default 500 MB. */
   readonly memory?: number;
   /** Minutes of reading that a kill may cost; default 5. */
   readonly saveMinutes?: number;

@@ -5,7 +5,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import type { DuckDBConnection, DuckDBInstance, DuckDBType, DuckDBValue } from "@duckdb/node-api";
-import { commitFile, discard, ioError, SluiceError, tempPath } from "../util/index.ts";
+import { commitFile, discard, formatBytes, ioError, SluiceError, tempPath } from "../util/index.ts";
 
 type Scalar = "INTEGER" | "UINTEGER" | "FLOAT" | "DOUBLE" | "VARCHAR" | "BOOLEAN" | "BLOB";
 /** `[]`: a list in every row. */
@@ -16,7 +16,7 @@ export type Columns = Readonly<Record<string, ColumnType>>;
 export type Row = readonly (number | string | boolean | Uint8Array | ArrayLike<number> | null)[];
 
 export interface ParquetOptions {
-  /** Bytes that DuckDB may use before it spills; default 1 GB. */
+  /** Bytes that DuckDB may use before it spills; default 500 MB. */
   readonly memory?: number;
   /** Where it spills, made when needed; without one a query that needs more memory fails. */
   readonly spill?: string;
@@ -31,17 +31,19 @@ type Api = typeof import("@duckdb/node-api");
 
 export class ParquetSession {
   readonly #api: Api;
+  readonly #memory: number;
   readonly #instance: DuckDBInstance;
   readonly #connection: DuckDBConnection;
   #tables = 0;
 
-  private constructor(api: Api, instance: DuckDBInstance, connection: DuckDBConnection) {
+  private constructor(api: Api, instance: DuckDBInstance, connection: DuckDBConnection, memory: number) {
+    this.#memory = memory;
     this.#api = api;
     this.#instance = instance;
     this.#connection = connection;
   }
 
-  static async open({ memory = 1e9, spill = "" }: ParquetOptions = {}): Promise<ParquetSession> {
+  static async open({ memory = 500e6, spill = "" }: ParquetOptions = {}): Promise<ParquetSession> {
     const api = await loadApi();
     const instance = await api.DuckDBInstance.create(":memory:", {
       memory_limit: `${Math.ceil(memory / 1e6)}MB`,
@@ -50,7 +52,7 @@ export class ParquetSession {
       autoinstall_known_extensions: "false",
       autoload_known_extensions: "false",
     });
-    return new ParquetSession(api, instance, await instance.connect());
+    return new ParquetSession(api, instance, await instance.connect(), memory);
   }
 
   close(): void {
@@ -102,7 +104,7 @@ export class ParquetSession {
       await this.#connection.run(`COPY (${select}) TO ${quoted(temp)} (${options})`);
     } catch (cause) {
       discard(temp);
-      throw ioError(`write ${path}`, cause);
+      throw this.#failure(`write ${path}`, cause);
     }
     await commitFile(temp, path);
   }
@@ -153,11 +155,21 @@ export class ParquetSession {
     return type === "BLOB" ? this.#api.blobValue(value as Uint8Array) : (value as DuckDBValue);
   }
 
+  #failure(action: string, cause: unknown): Error {
+    const message = (cause as Error).message;
+    if (!/out of memory/i.test(message)) return ioError(action, cause);
+    return new SluiceError(
+      "io",
+      `cannot ${action}: DuckDB needs more than the ${formatBytes(this.#memory)} that it may use; allow it more`,
+      { cause },
+    );
+  }
+
   async #guard<T>(work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (cause) {
-      throw ioError("read or write Parquet", cause);
+      throw this.#failure("read or write Parquet", cause);
     }
   }
 }

@@ -23,7 +23,7 @@ export const featuresBuild = defineCommand({
     "fires, on which tokens, which tokens its decoder row promotes and suppresses, its nearest features and proxies of its " +
     "clarity; and windows of text around its peaks: the highest ones, and a random sample of all, ranked by activation. " +
     "One peak is taken from each context. Memory does not grow with the text: about 4 bytes for each of the --top and " +
-    "--sample peaks of each feature, and what --memory allows. The same command continues a build that was interrupted or " +
+    "--sample peaks of each feature, and --memory. The same command continues a build that was interrupted or " +
     "killed, with the same rows in the end. Look at it with `sluice features list` and `show`.",
   schema: z.object({
     sae: z.string().describe("SAE folder (SAELens layout)"),
@@ -52,7 +52,12 @@ export const featuresBuild = defineCommand({
       .min(0)
       .default(5)
       .describe("minutes between saves: what a killed process may lose"),
-    memory: count().default(1e9).describe("bytes that DuckDB may use before it spills to --out"),
+    memory: z
+      .number()
+      .int()
+      .min(100e6)
+      .default(500e6)
+      .describe("bytes that DuckDB may use before it spills to --out"),
     ...deviceFields,
   }),
   examples: [
