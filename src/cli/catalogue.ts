@@ -75,6 +75,31 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,
   },
   {
+    name: "features build",
+    summary: "a database of what each feature does on a text",
+    load: async () => (await import("./commands/features-build.ts")).featuresBuild,
+  },
+  {
+    name: "features list",
+    summary: "features of a database, sorted and filtered",
+    load: async () => (await import("./commands/features-list.ts")).featuresList,
+  },
+  {
+    name: "features show",
+    summary: "what a database knows of some features, with the texts they fire on",
+    load: async () => (await import("./commands/features-show.ts")).featuresShow,
+  },
+  {
+    name: "features report",
+    summary: "features of a database as one page to look at",
+    load: async () => (await import("./commands/features-report.ts")).featuresReport,
+  },
+  {
+    name: "features explain",
+    summary: "let a language model explain features, and score what it says",
+    load: async () => (await import("./commands/features-explain.ts")).featuresExplain,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

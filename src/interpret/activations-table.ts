@@ -1,6 +1,6 @@
 /**
- * Which features fired on which tokens of a stretch of text, held in memory: 12 bytes a firing.
- * C tokens of a window · K slots of a token · F features.
+ * Which features fired on which tokens of a stretch of text, held in memory: 12 bytes a firing, and 4 more when it is looked up.
+ * T tokens in windows of C · K slots of a token · F features.
  */
 import { usageError } from "../util/index.ts";
 
@@ -10,11 +10,12 @@ export class FeatureActivations {
   readonly context: number;
   /** Token ids, whole windows one after another. */
   readonly tokens: Int32Array;
-  /** Of each firing, in the order of tokens; these grow. */
-  #token = new Int32Array(1 << 16);
-  #feature = new Int32Array(1 << 16);
-  #value = new Float32Array(1 << 16);
+  /** Of each firing, in the order of the text. */
+  #token = new Int32Array(1024);
+  #feature = new Int32Array(1024);
+  #value = new Float32Array(1024);
   #firings = 0;
+  /** Tokens appended. */
   #filled = 0;
   #offsets: Int32Array | undefined;
   #where: Int32Array | undefined;
@@ -25,49 +26,41 @@ export class FeatureActivations {
     this.tokens = size.tokens;
   }
 
-  /** Appends codes [n, K] of the next n tokens. Tokens that are not measured get zeros. */
-  append(values: Float32Array, indices: Int32Array, k: number): void {
-    const n = values.length / k;
+  /** Appends codes [n, K] of the next n tokens, which may have another K than those before. Nothing fires on silent tokens. */
+  append(
+    { values, indices }: { values: Float32Array; indices: Int32Array },
+    n: number,
+    isSilent: (token: number) => boolean = () => false,
+  ): void {
     if (this.#filled + n > this.tokens.length) {
       throw usageError(
         `feature activations: ${this.#filled} + ${n} tokens do not fit into ${this.tokens.length}`,
       );
     }
-    for (let s = 0; s < values.length; s++) {
-      if (!(values[s] > 0)) continue;
-      if (this.#firings === this.#token.length) this.#grow();
-      this.#token[this.#firings] = this.#filled + Math.floor(s / k);
-      this.#feature[this.#firings] = indices[s];
-      this.#value[this.#firings++] = values[s];
+    const k = values.length / n;
+    for (let i = 0; i < n; i++) {
+      if (isSilent(i)) continue;
+      for (let s = i * k; s < (i + 1) * k; s++) {
+        if (values[s] > 0) this.#add(this.#filled + i, indices[s], values[s]);
+      }
     }
     this.#filled += n;
     this.#offsets = undefined;
   }
 
-  #grow(): void {
-    const size = 2 * this.#token.length;
-    const larger = <T extends Int32Array | Float32Array>(to: T, from: T): T => {
-      to.set(from);
-      return to;
-    };
-    this.#token = larger(new Int32Array(size), this.#token);
-    this.#feature = larger(new Int32Array(size), this.#feature);
-    this.#value = larger(new Float32Array(size), this.#value);
+  /** Features that fire on a token, on average over the tokens appended. */
+  l0(): number {
+    return this.#filled === 0 ? 0 : this.#firings / this.#filled;
   }
 
   /** Tokens on which a feature fired, ascending, and its values there. */
   firings(feature: number): { tokens: Int32Array; values: Float32Array } {
     this.#index();
-    const firings = this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
+    const slots = this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
     return {
-      tokens: firings.map((i) => this.#token[i]),
-      values: Float32Array.from(firings, (i) => this.#value[i]),
+      tokens: slots.map((s) => this.#token[s]),
+      values: Float32Array.from(slots, (s) => this.#value[s]),
     };
-  }
-
-  /** Firings of all features together. */
-  get firingCount(): number {
-    return this.#firings;
   }
 
   /** Tokens on which each feature fired, [F]. */
@@ -76,16 +69,33 @@ export class FeatureActivations {
     return Int32Array.from({ length: this.features }, (_, f) => this.#offsets![f + 1] - this.#offsets![f]);
   }
 
+  #add(token: number, feature: number, value: number): void {
+    if (this.#firings === this.#token.length) {
+      this.#token = doubled(this.#token);
+      this.#feature = doubled(this.#feature);
+      this.#value = doubled(this.#value);
+    }
+    this.#token[this.#firings] = token;
+    this.#feature[this.#firings] = feature;
+    this.#value[this.#firings++] = value;
+  }
+
   /** Firings sorted by feature: a counting sort. */
   #index(): void {
     if (this.#offsets) return;
     const offsets = new Int32Array(this.features + 1);
-    for (let i = 0; i < this.#firings; i++) offsets[this.#feature[i] + 1]++;
+    for (let s = 0; s < this.#firings; s++) offsets[this.#feature[s] + 1]++;
     for (let f = 0; f < this.features; f++) offsets[f + 1] += offsets[f];
     const next = offsets.slice();
-    const where = new Int32Array(offsets[this.features]);
-    for (let i = 0; i < this.#firings; i++) where[next[this.#feature[i]]++] = i;
+    const where = new Int32Array(this.#firings);
+    for (let s = 0; s < this.#firings; s++) where[next[this.#feature[s]]++] = s;
     this.#offsets = offsets;
     this.#where = where;
   }
+}
+
+function doubled<A extends Int32Array | Float32Array>(array: A): A {
+  const larger = new (array.constructor as new (length: number) => A)(2 * array.length);
+  larger.set(array);
+  return larger;
 }

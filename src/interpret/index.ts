@@ -3,7 +3,46 @@
  */
 export { FeatureActivations } from "./activations-table.ts";
 export { type Context, type Peak, topContexts, topPeaks } from "./contexts.ts";
+export { type ChatOptions, chatUrl } from "./explain/chat.ts";
+export {
+  chooseFeatures,
+  type ExplainEstimate,
+  type ExplainOptions,
+  type ExplainResult,
+  type ExplainSettings,
+  estimateExplaining,
+  explainFeatures,
+} from "./explain/explain.ts";
+export type { Explanation } from "./explain/explanations.ts";
+export type { ScoreKind } from "./explain/prompts.ts";
+export type { Score } from "./explain/scoring.ts";
+export {
+  FeatureBuild,
+  type FeatureBuildOptions,
+  type FinishOptions,
+  type TokenRow,
+} from "./feature-build.ts";
+export {
+  type Control,
+  type Example,
+  type ExampleQuery,
+  type Feature,
+  FeatureDatabase,
+  type FeatureFilter,
+  type FeatureQuery,
+  openFeatureDatabase,
+  SORT_COLUMNS,
+} from "./feature-database.ts";
+export { type FeatureIndex, readFeatureIndex } from "./feature-index.ts";
+export {
+  bytesPerFeature,
+  type ControlRecord,
+  FeatureScan,
+  type ScanBatch,
+  type ScanOptions,
+} from "./feature-scan.ts";
 export { type LogitEffects, type LogitOptions, logitEffects, nearestFeatures } from "./logits.ts";
+export { tokenEntropy } from "./proxies.ts";
 export {
   type Telling,
   type TellingKind,
@@ -11,3 +50,4 @@ export {
   tellingFeatures,
   type Words,
 } from "./telling.ts";
+export { Vocabulary } from "./vocabulary.ts";

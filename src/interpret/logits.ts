@@ -75,8 +75,9 @@ export async function logitEffects(
 /** Columns of x [n, V] by number, [n, chosen]. */
 function columns(x: Tensor, chosen: readonly number[]): Tensor {
   const [n] = x.shape;
-  const indices = x.device.tensor(Array.from({ length: n }, () => chosen).flat(), [n, chosen.length], "i32");
-  return takeLast(x, indices);
+  const indices = new Int32Array(n * chosen.length);
+  for (let row = 0; row < n; row++) indices.set(chosen, row * chosen.length);
+  return takeLast(x, x.device.tensor(indices, [n, chosen.length], "i32"));
 }
 
 /** The `count` features with the most similar decoder rows, by cosine, the feature itself left out. */

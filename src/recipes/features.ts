@@ -1,7 +1,6 @@
 /**
  * Features of an SAE made ready to look at: where they fire in a text, what they write, which are near.
  */
-import { setImmediate } from "node:timers/promises";
 import {
   type Context,
   FeatureActivations,
@@ -13,11 +12,11 @@ import {
 } from "../interpret/index.ts";
 import { resolveHook } from "../models/index.ts";
 import { type FeatureCard, linearHistogram, type TokenText, tokenText } from "../report/index.ts";
-import { disposeCodes, encode, type Sae, sparseCodes } from "../sae/index.ts";
-import { reshape } from "../tensor/index.ts";
+import type { Sae } from "../sae/index.ts";
 import type { Tokenizer, TokenPacker } from "../text/index.ts";
 import { throwIfAborted } from "../util/index.ts";
 import type { LanguageModel } from "./language-model.ts";
+import { liveCodes } from "./live-codes.ts";
 
 export interface CollectOptions {
   readonly lm: LanguageModel;
@@ -33,38 +32,19 @@ export interface CollectOptions {
 /** Runs the text through model and SAE and keeps every firing. On special tokens every feature counts as silent. */
 export async function collectFirings(options: CollectOptions): Promise<FeatureActivations> {
   const { lm, sae, packer, signal, onProgress } = options;
-  const windows = Math.min(options.windows, packer.windows);
-  const T = packer.context;
-  const tokens = new Int32Array(windows * T);
-  const table = new FeatureActivations({ features: sae.config.features, context: T, tokens });
-  for (let at = 0; at < windows; at += 16) {
-    throwIfAborted(signal);
-    const rows = Math.min(16, windows - at);
-    const batch = packer.next(rows);
-    tokens.set(batch.tokens, at * T);
-    const codes = await sparseCodes(codesOf(options, batch.tokens, rows));
-    const { values, indices } = codes;
-    const k = values.shape[1];
-    const host = await values.floats(); // [rows · T, K]
-    batch.tokens.forEach((t, i) => {
-      if (lm.tokenizer.specialIds.has(t)) host.fill(0, i * k, (i + 1) * k);
-    });
-    table.append(host, await indices.ints(), k);
-    disposeCodes(codes);
-    onProgress?.((at + rows) * T);
-    await setImmediate();
+  const { specialIds } = lm.tokenizer;
+  const until = Math.min(options.windows, packer.windows);
+  const tokens = new Int32Array(until * packer.context);
+  const table = new FeatureActivations({ features: sae.config.features, context: packer.context, tokens });
+  let done = 0;
+  for await (const block of liveCodes({ ...options, until, windows: 16 })) {
+    tokens.set(block.tokens, done);
+    table.append(block, block.tokens.length, (i) => specialIds.has(block.tokens[i]));
+    done += block.tokens.length;
+    onProgress?.(done);
   }
+  throwIfAborted(signal);
   return table;
-}
-
-function codesOf({ lm, sae, hook, packer }: CollectOptions, ids: Int32Array, rows: number) {
-  const { device, spec } = lm.model;
-  const point = resolveHook(spec, hook);
-  return device.scope(() => {
-    const tokens = device.tensor(ids, [rows, packer.context], "i32");
-    const { captured } = lm.model.forward(tokens, { capture: [point], stopEarly: true });
-    return encode(sae, reshape(captured[point], [ids.length, -1]));
-  });
 }
 
 export interface CardOptions {
@@ -76,7 +56,7 @@ export interface CardOptions {
 }
 
 /** Decoder rows add to the residual stream at these points, so that they have a direct effect on the logits. */
-const WRITES_STREAM = /hook_(resid_(pre|mid|post)|attn_out|mlp_out|embed)$/;
+export const WRITES_STREAM = /hook_(resid_(pre|mid|post)|attn_out|mlp_out|embed)$/;
 
 /** Cards of the most telling features, best first. */
 export async function featureCards(
@@ -87,13 +67,12 @@ export async function featureCards(
 ): Promise<FeatureCard[]> {
   const { tokenizer, model } = lm;
   const windows = table.tokens.length / table.context;
-  const active = table.firingCount / table.tokens.length; // L0
   const chosen = tellingFeatures(table, {
     count,
     words: wordsOf(tokenizer, table.tokens),
     minWindows: Math.min(8, Math.max(3, Math.floor(windows / 25))),
     // In a small dictionary every feature is frequent.
-    maxDensity: Math.max(0.02, (3 * active) / sae.config.features),
+    maxDensity: Math.max(0.02, (3 * table.l0()) / sae.config.features),
   }).map((t) => t.feature);
   if (chosen.length === 0) return [];
   const seen = [...new Set(table.tokens)].filter((t) => !tokenizer.specialIds.has(t)).sort((a, b) => a - b);

@@ -2,6 +2,13 @@
  * Whole pipelines: what the commands do, as library functions.
  */
 export { type DemoOptions, type DemoProgress, type DemoResult, runDemo } from "./demo.ts";
+export {
+  buildFeatureDatabase,
+  type FeatureDatabaseOptions,
+  type FeatureDatabaseResult,
+  saeHash,
+} from "./feature-build.ts";
+export { type FeatureReportOptions, featureCardsFrom, featureReport } from "./feature-report.ts";
 export { type CollectOptions, collectFirings, featureCards } from "./features.ts";
 export { type HarvestOptions, type HarvestResult, harvest } from "./harvest.ts";
 export { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";

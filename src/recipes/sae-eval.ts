@@ -135,7 +135,7 @@ function targetOf({ config, metadata }: Sae): string | undefined {
 }
 
 /** SAELens' word for it is `exclude_special_tokens`: all, none, or these ids. */
-function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number> {
+export function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number> {
   const said = sae.metadata.exclude_special_tokens;
   if (Array.isArray(said)) return new Set(said.map(Number));
   return said === false ? new Set() : lm.tokenizer.specialIds;
@@ -205,7 +205,7 @@ async function measure(
   return all.map((accumulator, i) => ({ k: budgets[i], metrics: accumulator.finish(), accumulator }));
 }
 
-function refuseOtherWidth(sae: Sae, width: number, what: string): void {
+export function refuseOtherWidth(sae: Sae, width: number, what: string): void {
   if (sae.config.dIn === width) return;
   throw inputError(`the SAE reads activations of width ${sae.config.dIn}, but ${what} has width ${width}`);
 }
@@ -225,7 +225,7 @@ function refuseOtherHook(sae: Sae, found: string, folder: string): void {
 }
 
 /** An SAE that names the weights it was trained on is only measured on those. */
-function refuseOtherModel(sae: Sae, found: string, what: string): void {
+export function refuseOtherModel(sae: Sae, found: string, what: string): void {
   const hash = sae.metadata.model_hash;
   if (typeof hash !== "string" || hash === found) return;
   throw inputError(

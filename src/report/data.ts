@@ -101,8 +101,10 @@ export interface ReportData {
   readonly metrics: Readonly<Record<string, number>>;
   readonly curves?: TrainingCurves;
   readonly density: DensityHistogram;
-  /** The most telling features, best first. */
+  /** Chosen features, in the order to show them. */
   readonly cards: readonly FeatureCard[];
+  /** How they were chosen and ordered, as in `most telling` (the default). */
+  readonly cardsChoice?: string;
   /** Said above the cards: which text their passages and densities come from, how their effects were computed. */
   readonly cardsNote?: string;
   readonly run: {

@@ -154,11 +154,12 @@ function densitySection(data: ReportData): Html {
 }
 
 function featuresSection(data: ReportData): Html {
+  const { cardsChoice = "most telling" } = data;
   return html`<section id="features"><h2>Features</h2>
-<p class="lead">The ${whole(data.cards.length)} most telling of ${whole(data.features)}. Each line is a stretch of text in which the feature fired, strongest first; the deeper the shade the stronger, the peak is framed, and pointing at a token shows its value.${data.cardsNote ? ` ${data.cardsNote}` : ""}</p>
+<p class="lead">The ${whole(data.cards.length)} ${cardsChoice} of ${whole(data.features)}. Each line is a stretch of text in which the feature fired, strongest first; the deeper the shade the stronger, the peak is framed, and pointing at a token shows its value.${data.cardsNote ? ` ${data.cardsNote}` : ""}</p>
 <form class="toolbar" role="search">
 <label class="grow"><span>Find</span><input id="find" type="search" placeholder="text, token or #id" autocomplete="off" spellcheck="false"></label>
-<label><span>Sort by</span><select id="sort"><option value="rank">most telling</option><option value="density-down">density, frequent first</option><option value="density-up">density, rare first</option><option value="max">largest activation</option><option value="id">id</option></select></label>
+<label><span>Sort by</span><select id="sort"><option value="rank">${cardsChoice}</option><option value="density-down">density, frequent first</option><option value="density-up">density, rare first</option><option value="max">largest activation</option><option value="id">id</option></select></label>
 <output id="count" aria-live="polite"></output>
 </form>
 <div id="cards"></div></section>`;

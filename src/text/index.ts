@@ -10,6 +10,7 @@ export {
 } from "./bpe-trainer.ts";
 export { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
 export { corpusDocuments, isHeldOut } from "./corpus.ts";
+export { mix32 } from "./hashing.ts";
 export {
   type CorpusManifest,
   defaultCacheDir,

@@ -72,8 +72,25 @@ export function writeAtomicSync(target: string, data: Bytes | SyncWriter): void 
   }
 }
 
+/** Lets `temp` (from `tempPath`), written whole by somebody else, appear as `target` in one step. */
+export async function commitFile(temp: string, target: string): Promise<void> {
+  try {
+    const file = await fs.promises.open(temp, "r+");
+    try {
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    await fs.promises.rename(temp, target);
+    syncFolder(path.dirname(target));
+  } catch (cause) {
+    discard(temp);
+    throw ioError(`write ${target}`, cause);
+  }
+}
+
 /** Removes what was half written; the error that led here is the one to report. */
-function discard(temp: string): void {
+export function discard(temp: string): void {
   try {
     fs.rmSync(temp, { force: true });
   } catch {

@@ -21,8 +21,12 @@ function table(
     indices[slot] = feature;
   }
   const half = tokens.length / 2;
-  made.append(values.subarray(0, 2 * half), indices.subarray(0, 2 * half), 2);
-  made.append(values.subarray(2 * half), indices.subarray(2 * half), 2);
+  const part = (from: number, to?: number) => ({
+    values: values.subarray(from, to),
+    indices: indices.subarray(from, to),
+  });
+  made.append(part(0, 2 * half), half);
+  made.append(part(2 * half), tokens.length - half);
   return made;
 }
 
@@ -41,8 +45,21 @@ test("firings come in the order of the text, silent slots do not count", () => {
 
 test("codes that do not fit are refused", () => {
   const t = new FeatureActivations({ features: 3, context: 2, tokens: Int32Array.of(1, 2) });
-  t.append(new Float32Array(4), new Int32Array(4), 2);
-  assert.throws(() => t.append(new Float32Array(2), new Int32Array(2), 2), /2 \+ 1 tokens do not fit into 2/);
+  const codes = { values: new Float32Array(4), indices: new Int32Array(4) };
+  t.append(codes, 2);
+  assert.throws(() => t.append(codes, 1), /2 \+ 1 tokens do not fit into 2/);
+});
+
+test("every batch may have its own K, and silent tokens fire nothing", () => {
+  const t = new FeatureActivations({ features: 3, context: 2, tokens: Int32Array.of(7, 8, 9) });
+  t.append({ values: Float32Array.of(1, 0, 2, 3), indices: Int32Array.of(0, 1, 2, 0) }, 2);
+  t.append({ values: Float32Array.of(4), indices: Int32Array.of(0) }, 1);
+  assert.deepEqual(t.firings(0), { tokens: Int32Array.of(0, 1, 2), values: Float32Array.of(1, 3, 4) });
+  assert.deepEqual(t.counts(), Int32Array.of(3, 0, 1));
+  assert.equal(t.l0(), 4 / 3);
+  const quiet = new FeatureActivations({ features: 3, context: 2, tokens: Int32Array.of(7, 8) });
+  quiet.append({ values: Float32Array.of(1, 2), indices: Int32Array.of(0, 0) }, 2, (i) => i === 0);
+  assert.deepEqual(quiet.firings(0), { tokens: Int32Array.of(1), values: Float32Array.of(2) });
 });
 
 test("each window gives its highest peak, and of equal ones the first", () => {
