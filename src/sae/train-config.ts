@@ -31,8 +31,8 @@ export const saeTrainSchema = z.object({
     .number()
     .min(0)
     .optional()
-    .describe("weight of the L1 penalty of relu (by decoder norm) and gated [relu 1, gated 1]"),
-  l0: z.number().min(0).optional().describe("weight of jumprelu's L0 penalty [1]"),
+    .describe("weight of the L1 penalty of relu (by decoder norm) and gated [2]"),
+  l0: z.number().min(0).optional().describe("weight of jumprelu's L0 penalty [2; with a target 50]"),
   targetL0: z
     .number()
     .min(0)
@@ -41,9 +41,9 @@ export const saeTrainSchema = z.object({
   bandwidth: z
     .number()
     .positive()
-    .default(0.05)
+    .default(0.5)
     .describe("jumprelu: width of the window around a threshold in which it gets gradient"),
-  thresholdInit: z.number().positive().default(0.01).describe("jumprelu: where the thresholds start"),
+  thresholdInit: z.number().positive().default(0.5).describe("jumprelu: where the thresholds start"),
   sparsityWarmup: share()
     .default(0.05)
     .describe("share of the run over which the L1 or L0 penalty rises to its weight"),
@@ -167,7 +167,13 @@ function penalties({ l1, l0, targetL0 }: Parsed, arch: Architecture) {
   }
   if (takesL1 && l1 === 0) throw usageError(`sae training: l1=0 leaves nothing that makes ${arch} sparse`);
   if (takesL0 && l0 === 0) throw usageError("sae training: l0=0 leaves nothing that makes jumprelu sparse");
-  return { l1: takesL1 ? (l1 ?? 1) : 0, l0: takesL0 ? (l0 ?? 1) : 0, targetL0: targetL0 ?? 0 };
+  // Our choices, made on brook with inputs of mean norm sqrt(D). With the windows and thresholds that libraries start from
+  // (0.05 and 0.01) a run of a million tokens stays at hundreds of active features whatever the weight.
+  return {
+    l1: takesL1 ? (l1 ?? 2) : 0,
+    l0: takesL0 ? (l0 ?? (targetL0 ? 50 : 2)) : 0,
+    targetL0: targetL0 ?? 0,
+  };
 }
 
 /** Ascending budgets of the hierarchical objective; none for the others. */
