@@ -7,7 +7,7 @@ namespace prims {
 
 // ---- prefix losses
 //
-// Every column of w stands alone, so a task owns 64 columns: it copies those of the used rows of w to packed pairs
+// Every column of w stands alone, so a task owns some columns: it copies those of the used rows of w to packed pairs
 // [row of w | row of its gradient], walks all tokens over them in passes of W columns, and writes the gradient out.
 // A token's rows are visited forwards for the error e_n of the longest prefix, then backwards, taking each row out of e
 // again: S += weight * e, dot = w . S, gradient += value * S. The squared errors follow from the same dots:
@@ -29,7 +29,7 @@ struct UsedSlots {
   int64_t tokens;
 };
 
-constexpr int64_t kTaskColumns = 64, kTasksAtOnce = 16;
+constexpr int64_t kTaskColumns = 64, kManyRows = 24576, kTasksAtOnce = 16;
 
 template <int N>
 static SLUICE_INLINE void read_columns(vf* y, const float* p, int64_t cols) {
@@ -79,8 +79,8 @@ static double walk_columns(const UsedSlots& used, const float* bias, const float
         f[i] = vfma(u, vload(q + i * VL), f[i]);
       }
       for (int64_t i = 0; i < W; i += 16) {
-        __builtin_prefetch(p + W + i, 1);
-        __builtin_prefetch(q + W + i, 1);
+        __builtin_prefetch(p + W + i);
+        __builtin_prefetch(q + W + i);
       }
     }
     for (; j < n; j++)
@@ -220,22 +220,23 @@ static void prefix_loss_of(Pool& pool, const Args& args) {
   int64_t rows;
   const UsedSlots used = used_slots(pool, values, index, args.ptr<const float>(5), args.i64(15) != 0, b, k, features, W,
                                     number, &rows);
-  const int64_t tasks = ceil_div(d, kTaskColumns), at_once = min64(tasks, kTasksAtOnce), n = used.start[b];
-  const int64_t spans = ceil_div(b, 64), passes = kTaskColumns / W;
-  float* dots = (float*)pool.shared(at_once * n * 4 + 64, 2);              // [at_once, n]
-  double* sums = (double*)pool.shared((tasks + spans) * 8 + 64, 3);        // of the tasks, then of the spans
-  const int64_t pairs_size = rows * 2 * W;
+  const int64_t columns = rows > kManyRows ? W : kTaskColumns;  // so that the pairs do not outgrow the cache
+  const int64_t tasks = ceil_div(d, columns), spans = ceil_div(b, 64), passes = columns / W;
+  const int64_t n = used.start[b], pairs_size = rows * 2 * W;
+  float* dots = (float*)pool.shared(min64(tasks, kTasksAtOnce) * n * 4 + 64, 2);  // [tasks at once, n]
+  double* sums = (double*)pool.shared((tasks + spans) * 8 + 64, 3);               // of the tasks, then of the spans
 
-  for (int64_t first = 0; first < tasks; first += kTasksAtOnce) {
+  int64_t first = 0;
+  do {
     const int64_t group = min64(kTasksAtOnce, tasks - first);
     parallel(pool, group, 1, [=, &pool](int64_t task, int64_t, int worker) {
-      const int64_t c0 = (first + task) * kTaskColumns, width = min64(kTaskColumns, d - c0);
+      const int64_t c0 = (first + task) * columns, width = min64(columns, d - c0);
       float* pairs = (float*)pool.scratch(worker, (passes * pairs_size + (k + 3) * VL) * 4);
       float* lanes = pairs + passes * pairs_size;
       for (int64_t f = 0; f < features; f++) {
         if (number[f] < 0) continue;
         const float* row = w + f * d + c0;
-        for (int64_t i = 0; i < kTaskColumns; i += 16) __builtin_prefetch(row + 12 * d + i);
+        for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + 16 * d + i);
         for (int64_t c = 0; c < width; c += W) {
           float* pair = pairs + c / W * pairs_size + number[f] * 2 * W;
           vf x[N];
@@ -253,7 +254,7 @@ static void prefix_loss_of(Pool& pool, const Args& args) {
                                  pairs + c / W * pairs_size, dots + task * n, lanes, c == 0);
       }
       sums[first + task] = total;
-      static const float zeros[kTaskColumns] = {};
+      static const float zeros[W] = {};
       for (int64_t f = 0; f < features; f++)
         for (int64_t c = 0; c < width; c += W) {
           const float* gradient = pairs + c / W * pairs_size + number[f] * 2 * W + W;
@@ -277,7 +278,8 @@ static void prefix_loss_of(Pool& pool, const Args& args) {
       }
       sums[tasks + begin / 64] = total;
     });
-  }
+    first += group;
+  } while (first < tasks);
   double total = 0;
   for (int64_t i = 0; i < tasks + spans; i++) total += sums[i];
   *args.ptr<float>(6) = (float)(total / (double)b);
