@@ -80,6 +80,8 @@ const FREE: Partial<Record<OpName, (c: Case) => readonly Freedom[]>> = {
   markFired: () => [[0]],
   linearKronTopK: () => [[0]],
   kronScores: () => [[0]],
+  jumpRelu: () => [[0]],
+  heaviside: () => [[0]],
   prefixLoss: () => [[], [], [0]],
   keepLargest: () => [[0, 1]],
   normalizeRows: () => [[0, 1]],
