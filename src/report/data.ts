@@ -148,13 +148,16 @@ export type PageData = Pick<ReportData, "metrics" | "curves" | "density" | "card
   readonly budgets?: readonly (Budget & { readonly texts: Readonly<Record<string, string>> })[];
 };
 
-/** Counts `values` in `bins` bins of equal width from 0 (or the least value below it) to the largest. */
-export function linearHistogram(values: ArrayLike<number>, bins = 24): Histogram {
+/** Counts `values` in `bins` bins of equal width from 0 (or the least of `range`) to the largest of `range`. */
+export function linearHistogram(
+  values: ArrayLike<number>,
+  { bins = 24, range = values }: { bins?: number; range?: ArrayLike<number> } = {},
+): Histogram {
   let low = 0;
   let high = 0;
-  for (let i = 0; i < values.length; i++) {
-    low = Math.min(low, values[i]);
-    high = Math.max(high, values[i]);
+  for (let i = 0; i < range.length; i++) {
+    low = Math.min(low, range[i]);
+    high = Math.max(high, range[i]);
   }
   const width = (high - low || 1) / bins;
   const counts = new Array<number>(bins).fill(0);

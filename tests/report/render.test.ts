@@ -136,10 +136,11 @@ test("the density histogram counts whole decades and keeps silent features apart
 });
 
 test("the linear histogram reaches from zero to the largest value", () => {
-  const { edges, counts } = linearHistogram([0.5, 1, 4], 4);
+  const { edges, counts } = linearHistogram([0.5, 1, 4], { bins: 4 });
   assert.deepEqual(edges, [0, 1, 2, 3, 4]);
   assert.deepEqual(counts, [1, 1, 0, 1]);
-  assert.deepEqual(linearHistogram([], 2).counts, [0, 0]);
+  assert.deepEqual(linearHistogram([], { bins: 2 }).counts, [0, 0]);
+  assert.deepEqual(linearHistogram([1, 2], { bins: 4, range: [0.5, 4] }), { edges, counts: [0, 1, 1, 0] });
 });
 
 test("token bytes become text where they are valid UTF-8, and hexadecimal elsewhere", () => {
