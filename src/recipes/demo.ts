@@ -112,9 +112,9 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
   }
 }
 
-/** Halvings of K that are measured. */
+/** How often K is halved for the default budgets: 64, 32, 16, 8, 4. */
 const HALVINGS = 4;
-/** What most SAEs in the literature use, and what one number is given for where many were measured. */
+/** Numbers come first for this k, a usual one, or for the next smaller that was measured. */
 const USUAL_K = 32;
 
 /** Ascending. */
@@ -122,12 +122,14 @@ function budgetsOf({ k, train, budgets }: DemoOptions): number[] {
   const halved = Array.from({ length: 1 + HALVINGS }, (_, i) => Math.ceil(k / 2 ** i));
   const all = budgets ?? (train.objective === "hierarchical" ? halved : [k]);
   const above = all.find((one) => one > k);
-  if (above !== undefined)
-    throw usageError(`demo: measuring at k=${above} needs an SAE of at least so many; k is ${k}`);
+  if (above !== undefined) {
+    throw usageError(
+      `demo: the SAE has at most k=${k} active features, so it cannot be measured at ${above}`,
+    );
+  }
   return [...new Set(all)].sort((a, b) => a - b);
 }
 
-/** The largest that is not above the usual k, or else the least. */
 const shownOf = (budgets: readonly number[]): number => budgets.findLast((k) => k <= USUAL_K) ?? budgets[0];
 
 type Evaluated = SaeEvaluation & { readonly k: number };

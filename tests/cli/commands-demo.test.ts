@@ -210,7 +210,7 @@ test("a plain TopK SAE is measured at its k, and its page has no slider", async 
 test("a k that the SAE does not reach is not measured", async () => {
   const ran = await demo(path.join(temp.path, "beyond"), "--eval-k", "2,8");
   assert.equal(ran.code, 2);
-  assert.match(ran.stderr, /measuring at k=8 needs an SAE of at least so many; k is 4/);
+  assert.match(ran.stderr, /at most k=4 active features, so it cannot be measured at 8/);
 });
 
 test("an unfinished run with other settings is refused, not thrown away", async () => {
