@@ -60,6 +60,16 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-train.ts")).saeTrain,
   },
   {
+    name: "sae boost",
+    summary: "teach an SAE a new domain by a residual SAE beside it",
+    load: async () => (await import("./commands/sae-boost.ts")).saeBoost,
+  },
+  {
+    name: "sae stitch",
+    summary: "write a boosted SAE as one SAELens jumprelu SAE",
+    load: async () => (await import("./commands/sae-boost.ts")).saeStitch,
+  },
+  {
     name: "sae eval",
     summary: "measure an SAE: explained variance, L0, dead features, loss recovered, KL",
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,

@@ -12,6 +12,7 @@ export {
   openLiveSource,
   rowWidth,
 } from "./live-activations.ts";
+export { baseHashOf, disposeAny, type LoadedBoost, loadBoosted } from "./sae-boost.ts";
 export {
   evaluateOnModel,
   evaluateOnStore,

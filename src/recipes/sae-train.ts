@@ -28,7 +28,7 @@ import {
 import { type ActivationStore, openActivations } from "../store/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { TokenSource } from "../text/index.ts";
-import { removeStaleTemps } from "../util/index.ts";
+import { removeStaleTemps, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { openLiveSource, rowWidth } from "./live-activations.ts";
 import { clearFolder, inspectFolder, type RunOutcome, type SaeRunFile, writeRun } from "./sae-run.ts";
@@ -109,6 +109,7 @@ export async function trainSaeRun(device: Device, options: SaeRunOptions): Promi
   const { out, buffer, source, base } = options;
   const opened = await openSource(source, buffer, options.signal);
   try {
+    if (base) refuseStrangeBase(base.sae, opened);
     const config = saeConfig({
       ...options.config,
       dIn: opened.width,
@@ -139,6 +140,22 @@ export async function trainSaeRun(device: Device, options: SaeRunOptions): Promi
     }
   } finally {
     opened.close();
+  }
+}
+
+/** A base of another width, model or hook point has no errors here that could be learnt. */
+function refuseStrangeBase({ config, metadata }: Sae, { width, metadata: found }: Opened): void {
+  if (config.dIn !== width) {
+    throw usageError(`the base reads activations of width ${config.dIn}, but these have width ${width}`);
+  }
+  for (const [key, what] of [
+    ["model_hash", "weights"],
+    ["hook_name", "hook point"],
+  ] as const) {
+    if (metadata[key] === undefined || found[key] === undefined || metadata[key] === found[key]) continue;
+    throw usageError(
+      `the base was trained on the ${what} ${metadata[key]}, but these activations are of ${found[key]}`,
+    );
   }
 }
 
@@ -178,17 +195,22 @@ async function work(
     checkpoint: { folder: checkpointsIn(out), everyMinutes: options.checkpointMinutes },
     resume: true,
   });
+  const sae = withBase(result.sae, options.base?.hash);
   try {
     const { stopped, steps, tokens, inputScale, record } = result;
-    await saveSae(out, result.sae);
+    await saveSae(out, sae);
     await writeRun(out, { ...run, outcome: { stopped, steps, tokens, inputScale, record } });
     await rm(checkpointsIn(out), { recursive: true, force: true }); // all that counts is in the SAE now
   } catch (error) {
     disposeSae(result.sae);
     throw error;
   }
-  return { ...result, finishedBefore: false };
+  return { ...result, sae, finishedBefore: false };
 }
+
+/** Names the base of a residual part by its content. */
+const withBase = (sae: Sae, base: string | undefined): Sae =>
+  base === undefined ? sae : { ...sae, provenance: { ...sae.provenance, boost: { base } } };
 
 /** The SAE of a run that is done; removes the checkpoints that it kept when it was killed at its very end. */
 async function finished(

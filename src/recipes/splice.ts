@@ -5,7 +5,7 @@
  */
 import { setImmediate } from "node:timers/promises";
 import { type Edit, replaceWith, resolveHook, type Transformer } from "../models/index.ts";
-import { lossRecovered, reconstruct, type Sae } from "../sae/index.ts";
+import { type AnySae, inParts, lossRecovered, reconstructBoosted } from "../sae/index.ts";
 import {
   exp,
   logSoftmax,
@@ -45,8 +45,11 @@ export interface SpliceMetrics {
 
 export interface SpliceOptions {
   readonly model: Transformer;
-  readonly sae: Sae;
+  readonly sae: AnySae;
+  /** Where the reconstruction is put. */
   readonly hook: string;
+  /** Where a transcoder reads, before `hook` in the forward pass; default `hook`. */
+  readonly reads?: string;
   /** Gives the windows; without `mean` twice, the same ones each time. */
   readonly batches: () => Iterable<PackedBatch>;
   /** Mean activation to put in place, [D]; otherwise it is taken in a pass over the windows before. */
@@ -172,23 +175,31 @@ async function addBatch(
 ): Promise<void> {
   const { model, sae, hook, context: T, mean, budgets } = options;
   const { device } = model;
+  const boosted = inParts(sae);
   const n = packed.tokens.length;
   const numbers = device.scope(() => {
     const tokens = device.tensor(packed.tokens, [n / T, T], "i32");
     const targets = device.tensor(packed.targets, [n], "i32");
     const mask = device.tensor(replaced(options, packed), [n / T, T]);
+    const reads = options.reads === undefined ? hook : resolveHook(model.spec, options.reads);
+    let seen: Tensor | undefined; // of this pass, where the transcoder reads
     const edits: Edit[] = [
       replaceWith(0),
       (x, context) => replaceWith(reshape(mean, x.shape.slice(2)))(x, context),
       ...budgets.map(
         (k): Edit =>
           (x) =>
-            reshape(reconstruct(sae, reshape(x, [n, -1]), { k }), x.shape),
+            reshape(reconstructBoosted(boosted, reshape(seen ?? x, [n, -1]), { k }), x.shape),
       ),
     ];
     const logitsOf = (edit?: Edit): Tensor => {
       const only: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), mask));
-      const { logits } = model.forward(tokens, only ? { edit: { [hook]: only } } : {});
+      const watch: Edit = (x) => {
+        seen = x;
+        return x;
+      };
+      const points = only && { ...(reads !== hook && { [reads]: watch }), [hook]: only };
+      const { logits } = model.forward(tokens, points ? { edit: points } : {});
       if (!logits) throw new Error("splice: no logits");
       return reshape(logits, [n, -1]); // [B · T, V]
     };

@@ -25,6 +25,18 @@ export interface BoostedSae {
   readonly parts: readonly Sae[];
 }
 
+/** An SAE alone or with parts that sum. */
+export type AnySae = Sae | BoostedSae;
+
+/** The same as base and parts. */
+export const inParts = (sae: AnySae): BoostedSae => ("base" in sae ? sae : { base: sae, parts: [] });
+
+/** Features of base and parts together; those of the parts follow in their order. */
+export const featuresOf = (sae: AnySae): number => {
+  const { base, parts } = inParts(sae);
+  return parts.reduce((n, { config }) => n + config.features, base.config.features);
+};
+
 /** Refuses parts that do not fit the base. */
 export function boostedSae(base: Sae, parts: readonly Sae[]): BoostedSae {
   const { dIn, transcoder } = base.config;
@@ -44,25 +56,31 @@ export function boostedSae(base: Sae, parts: readonly Sae[]): BoostedSae {
 
 /** Base and parts together: [B, D]. On tokens where no residual feature is active it is the base's output, bit for bit. */
 export function reconstructBoosted(
-  { base, parts }: BoostedSae,
+  boosted: BoostedSae,
   x: Tensor,
-  options: { readonly k?: number } = {},
+  { k }: { readonly k?: number } = {},
 ): Tensor {
   return x.device.scope(() => {
-    let output = decode(base, encode(base, x, options), x);
-    for (const part of parts) {
-      const codes = encode(part, x);
-      output = where(isActive(codes), add(output, decode(part, codes)), output);
-    }
-    return output;
+    const { base, parts } = boosted;
+    return addParts(
+      boosted,
+      decode(base, encode(base, x, { k }), x),
+      parts.map((part) => encode(part, x)),
+    );
   });
 }
 
+/** The base's output [B, D] and what the parts' codes add to it. */
+export function addParts({ parts }: BoostedSae, output: Tensor, codes: readonly Codes[]): Tensor {
+  return parts.reduce(
+    (sum, part, i) => where(isActive(codes[i]), add(sum, decode(part, codes[i])), sum),
+    output,
+  );
+}
+
 /** 1 for tokens with an active feature, [B, 1]. */
-const isActive = ({ values }: Codes): Tensor => {
-  const [B] = values.shape;
-  return reshape(greater(max(values, { axes: [1] }), 0), [B, 1]);
-};
+const isActive = ({ values }: Codes): Tensor =>
+  reshape(greater(max(values, { axes: [1] }), 0), [values.shape[0], 1]);
 
 /**
  * One jumprelu SAE that computes the same: features of the base, then of each part, with their own thresholds. Exact up to the

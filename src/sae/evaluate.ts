@@ -5,8 +5,9 @@
 import { setImmediate } from "node:timers/promises";
 import { contiguous, type Device, slice, type Tensor } from "../tensor/index.ts";
 import { ColumnMoments, inputError, throwIfAborted } from "../util/index.ts";
-import { MetricsAccumulator } from "./metrics.ts";
-import { type Codes, decode, disposeCodes, encode, type Sae, sparseCodes } from "./sae.ts";
+import { type AnySae, addParts, featuresOf, inParts } from "./boost.ts";
+import { type HostCodes, MetricsAccumulator } from "./metrics.ts";
+import { type Codes, decode, disposeCodes, encode, type Sae, type SparseCodes, sparseCodes } from "./sae.ts";
 import { type ActivationBatch, type Columns, ownColumns } from "./source.ts";
 
 export interface EvaluateOptions {
@@ -31,7 +32,7 @@ type Rows = AsyncIterable<ActivationBatch>;
  */
 export async function evaluateSae(
   device: Device,
-  sae: Sae,
+  sae: AnySae,
   source: Rows | (() => Rows),
   options: EvaluateOptions = {},
 ): Promise<MetricsAccumulator> {
@@ -42,19 +43,18 @@ export async function evaluateSae(
 /** The same at every k of `budgets` (undefined: the SAE's own), with one encoding of each token. */
 export async function evaluateBudgets(
   device: Device,
-  sae: Sae,
+  sae: AnySae,
   source: Rows | (() => Rows),
   budgets: readonly (number | undefined)[],
   options: Omit<EvaluateOptions, "k"> = {},
 ): Promise<MetricsAccumulator[]> {
-  const { config } = sae;
+  const { config } = inParts(sae).base;
+  const features = featuresOf(sae);
   const columns = options.columns ?? ownColumns(config);
   const target = { width: config.dOut, from: columns.target ?? columns.input };
   const moments =
     typeof source === "function" ? await momentsOf(source(), columns.width, target, options) : undefined;
-  const all = budgets.map(
-    () => new MetricsAccumulator(config.dOut, config.features, { mean: moments?.mean }),
-  );
+  const all = budgets.map(() => new MetricsAccumulator(config.dOut, features, { mean: moments?.mean }));
   const [first] = all;
   for await (const rows of partsOf(
     typeof source === "function" ? source() : source,
@@ -137,33 +137,55 @@ interface EvalBatch {
 
 async function addBatch(
   device: Device,
-  sae: Sae,
+  sae: AnySae,
   all: readonly MetricsAccumulator[],
   budgets: readonly (number | undefined)[],
   { rows, columns, target }: EvalBatch,
 ): Promise<void> {
-  const { dIn } = sae.config;
+  const boosted = inParts(sae);
+  const { base, parts } = boosted;
+  const { dIn } = base.config;
   const input = partOf(rows, columns.width, { from: columns.input, width: dIn });
   const y = partOf(rows, columns.width, target);
-  const { codes, recons } = device.scope(() => {
+  const { codes, more, recons } = device.scope(() => {
     const x = device.tensor(input, [input.length / dIn, dIn]);
-    const widest = widestOf(sae, budgets);
-    const full = encode(sae, x, { k: widest });
-    return { codes: full, recons: budgets.map((k) => decode(sae, strongestOf(full, k ?? ownK(sae)), x)) };
+    const full = encode(base, x, { k: widestOf(base, budgets) });
+    const added = parts.map((part) => encode(part, x));
+    const recon = (k: number | undefined): Tensor =>
+      addParts(boosted, decode(base, strongestOf(full, k ?? ownK(base)), x), added);
+    return { codes: full, more: added, recons: budgets.map(recon) };
   });
-  const sparse = await sparseCodes(codes);
-  const { values, indices } = sparse;
+  const slots: SparseCodes[] = [];
+  for (const part of [codes, ...more]) slots.push(await sparseCodes(part));
   try {
-    const host = { values: await values.floats(), indices: await indices.ints() };
-    const [B, K] = values.shape;
+    const [ofBase, ...ofParts] = await onHost(slots, [base, ...parts]);
+    const own = ownK(base);
     for (const [i, k] of budgets.entries()) {
       all[i].addReconstruction(y, await recons[i].floats());
-      all[i].addCodes(firstSlots(host, B, K, Math.min(k ?? ownK(sae) ?? K, K)));
+      for (const codes of [firstSlots(ofBase, k ?? own), ...ofParts]) all[i].addCodes(codes);
     }
   } finally {
-    disposeCodes(sparse);
+    for (const part of slots) disposeCodes(part);
     for (const t of recons) t.dispose();
   }
+}
+
+interface HostSlots extends HostCodes {
+  /** Slots of a row. */
+  readonly k: number;
+}
+
+/** Codes as arrays; the features of each SAE are counted on from those before it. */
+async function onHost(slots: readonly SparseCodes[], saes: readonly Sae[]): Promise<HostSlots[]> {
+  const out: HostSlots[] = [];
+  let from = 0;
+  for (const [i, { values, indices }] of slots.entries()) {
+    const found = await indices.ints();
+    const shifted = from > 0 ? found.map((f) => f + from) : found;
+    out.push({ k: values.shape[1], values: await values.floats(), indices: shifted });
+    from += saes[i].config.features;
+  }
+  return out;
 }
 
 const ownK = ({ config: { activation } }: Sae): number | undefined =>
@@ -182,17 +204,16 @@ function strongestOf(codes: Codes, k: number | undefined): Codes {
   return { kind: "sparse", values: first(codes.values), indices: first(codes.indices) };
 }
 
-interface HostSlots {
-  readonly values: Float32Array;
-  readonly indices: Int32Array;
-}
-
-function firstSlots({ values, indices }: HostSlots, B: number, K: number, k: number): HostSlots {
-  if (k === K) return { values, indices };
-  const out = { values: new Float32Array(B * k), indices: new Int32Array(B * k) };
-  for (let b = 0; b < B; b++) {
-    out.values.set(values.subarray(b * K, b * K + k), b * k);
-    out.indices.set(indices.subarray(b * K, b * K + k), b * k);
+/** The first `wanted` slots of every row. */
+function firstSlots(codes: HostSlots, wanted: number | undefined): HostCodes {
+  const { k: K, values, indices } = codes;
+  const k = Math.min(wanted ?? K, K);
+  if (k === K) return codes;
+  const rows = values.length / K;
+  const out = { values: new Float32Array(rows * k), indices: new Int32Array(rows * k) };
+  for (let r = 0; r < rows; r++) {
+    out.values.set(values.subarray(r * K, r * K + k), r * k);
+    out.indices.set(indices.subarray(r * K, r * K + k), r * k);
   }
   return out;
 }

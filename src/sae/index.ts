@@ -3,7 +3,15 @@
  */
 export type { AuxK } from "./auxk.ts";
 export { keepBatch, nextThreshold, type ThresholdRule } from "./batch-topk.ts";
-export { type BoostedSae, boostedSae, reconstructBoosted, stitch } from "./boost.ts";
+export {
+  type AnySae,
+  type BoostedSae,
+  boostedSae,
+  featuresOf,
+  inParts,
+  reconstructBoosted,
+  stitch,
+} from "./boost.ts";
 export { type CheckpointOptions, Checkpoints } from "./checkpoint.ts";
 export {
   type Activation,
@@ -22,6 +30,7 @@ export {
 export { type CreateSaeOptions, createSae, kronDecoderRows } from "./create.ts";
 export { type EvaluateOptions, evaluateBudgets, evaluateSae } from "./evaluate.ts";
 export { lockFolder } from "./folder-lock.ts";
+export { saeHash } from "./hash.ts";
 export {
   columnMean,
   type GeometricMedian,

@@ -204,7 +204,7 @@ test("a checkpoint whose tensors were cut off is refused by name", async () => {
     const { sae } = await trainSae(device, options({ checkpoint }));
     disposeSae(sae);
   });
-  fs.truncateSync(path.join(temp.path, "step-00000020", "tensors.safetensors"), 500);
+  fs.truncateSync(path.join(temp.path, "step-00000020", "run-0.safetensors"), 500);
   await refused(options({ checkpoint, resume: true }), "input", /tensors\.safetensors/);
 });
 

@@ -3,15 +3,17 @@
  */
 import { z } from "zod";
 import {
+  disposeAny,
   evaluateOnModel,
   evaluateOnStore,
   type LanguageModel,
+  loadBoosted,
   type SaeEvalOptions,
   type SaeEvalPart,
   type SaeEvaluation,
 } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
-import { disposeSae, loadSae, type Sae } from "../../sae/index.ts";
+import type { BoostedSae } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
@@ -27,6 +29,10 @@ import {
 
 const schema = z.object({
   sae: z.string().describe("SAE folder (SAELens layout)"),
+  parts: z
+    .array(z.string())
+    .optional()
+    .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
   activations: z
     .string()
     .optional()
@@ -81,12 +87,12 @@ export const saeEval = defineCommand({
       if (activations === undefined && (model === undefined || text === undefined)) {
         throw usageError("the SAE is measured on --activations DIR, or on --model and --text together");
       }
-      const { sae, warnings } = await loadSae(device, options.sae);
+      const { sae, warnings } = await loadBoosted(device, options.sae, options.parts);
       for (const warning of warnings) context.log(warning);
       try {
         const all = await evaluate(device, sae, options, context);
         const { metrics, splice, accumulator } = all[all.length - 1]; // of the largest k
-        const json = { sae: options.sae, ...metrics, ...splice };
+        const json = { sae: options.sae, parts: options.parts, ...metrics, ...splice };
         const budgets = all.map(({ k, metrics, splice }) => ({ k, ...metrics, ...splice }));
         return {
           json: {
@@ -97,14 +103,14 @@ export const saeEval = defineCommand({
           text: all.length > 1 ? curve(budgets) : table(json),
         };
       } finally {
-        disposeSae(sae);
+        disposeAny(sae);
       }
     }),
 });
 
 async function evaluate(
   device: Device,
-  sae: Sae,
+  sae: BoostedSae,
   options: Options,
   context: CommandContext,
 ): Promise<SaeEvaluation[]> {
@@ -122,13 +128,13 @@ async function evaluate(
 
 function evaluateLive(
   device: Device,
-  sae: Sae,
+  sae: BoostedSae,
   options: Options,
   context: CommandContext,
   shared: SaeEvalOptions,
 ): Promise<SaeEvaluation[]> {
   const { model = "", text = [] } = options; // given: checked above
-  const hook = options.hook ?? sae.metadata.hook_name;
+  const hook = options.hook ?? sae.base.metadata.hook_name;
   if (typeof hook !== "string") {
     throw usageError("the SAE does not say where it belongs; name the point with --hook");
   }
