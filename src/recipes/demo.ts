@@ -325,17 +325,16 @@ function summary({ features, k, hook, text, train }: DemoOptions, { lm, budgets,
     loss: percent(splice?.loss_recovered),
   });
   const what = forEveryK
-    ? `A HierarchicalTopK sparse autoencoder (arXiv 2505.24473), one for every number k of active features per token up to ${k}, ` +
-      `with ${groups(features)} features`
-    : `A TopK sparse autoencoder with ${groups(features)} features, ${k} of them active per token,`;
+    ? `A HierarchicalTopK sparse autoencoder (arXiv 2505.24473), one for every number k of active features per token up to ${k},`
+    : `A TopK sparse autoencoder, k = ${k} active features per token,`;
   const { variance, loss } = kept(shown);
   const at = budgets.length > 1 ? ` with k = ${shown.k}` : "";
   const few = budgets[0];
   const fewer = few === shown ? "" : ` With k = ${few.k} it is ${kept(few).variance} and ${kept(few).loss}.`;
   return (
-    `${what} was trained on ${formatCount(train.tokens)} activations of ${lm.name} at ${hook} over ${quoted(text)}. ` +
-    `On held-out text it explains ${variance} of the variance${at}; with it in place, the model keeps ${loss} of the loss that ` +
-    `zeroing the layer would destroy.${fewer}`
+    `${what} was trained with ${groups(features)} features on ${formatCount(train.tokens)} activations of ${lm.name} at ${hook} ` +
+    `over ${quoted(text)}. On held-out text it explains ${variance} of the variance${at}; with it in place, the model keeps ` +
+    `${loss} of the loss that zeroing the layer would destroy.${fewer}`
   );
 }
 
