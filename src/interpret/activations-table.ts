@@ -1,6 +1,6 @@
 /**
  * Which features fired on which tokens of a stretch of text, held in memory: 12 bytes a firing, and 4 more when it is looked up.
- * T tokens in windows of C · K slots of a token · F features.
+ * T tokens in windows of C · K slots of a token, strongest first · F features.
  */
 import { usageError } from "../util/index.ts";
 
@@ -17,6 +17,8 @@ export class FeatureActivations {
   #firings = 0;
   /** Tokens appended. */
   #filled = 0;
+  /** Only the strongest so many features of a token count. */
+  #budget = Number.POSITIVE_INFINITY;
   #offsets: Int32Array | undefined;
   #where: Int32Array | undefined;
 
@@ -26,7 +28,10 @@ export class FeatureActivations {
     this.tokens = size.tokens;
   }
 
-  /** Appends codes [n, K] of the next n tokens, which may have another K than those before. Nothing fires on silent tokens. */
+  /**
+   * Appends codes [n, K] of the next n tokens, each in descending order; K may be another than before. Nothing fires on silent
+   * tokens.
+   */
   append(
     { values, indices }: { values: Float32Array; indices: Int32Array },
     n: number,
@@ -50,17 +55,43 @@ export class FeatureActivations {
 
   /** Features that fire on a token, on average over the tokens appended. */
   l0(): number {
-    return this.#filled === 0 ? 0 : this.#firings / this.#filled;
+    this.#index();
+    return this.#filled === 0 ? 0 : this.#where!.length / this.#filled;
+  }
+
+  /** The same table with each token's `k` strongest features only; shares its memory, and ends where this one ends now. */
+  within(k: number): FeatureActivations {
+    const part = new FeatureActivations(this);
+    part.#token = this.#token;
+    part.#feature = this.#feature;
+    part.#value = this.#value;
+    part.#firings = this.#firings;
+    part.#filled = part.tokens.length; // nothing is appended to shared memory
+    part.#budget = Math.min(k, this.#budget);
+    return part;
   }
 
   /** Tokens on which a feature fired, ascending, and its values there. */
   firings(feature: number): { tokens: Int32Array; values: Float32Array } {
-    this.#index();
-    const slots = this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
+    const firings = this.#firingsOf(feature);
     return {
-      tokens: slots.map((s) => this.#token[s]),
-      values: Float32Array.from(slots, (s) => this.#value[s]),
+      tokens: firings.map((i) => this.#token[i]),
+      values: Float32Array.from(firings, (i) => this.#value[i]),
     };
+  }
+
+  /** Ranks of the same firings among all of their token: 1 is the strongest. */
+  ranks(feature: number): Int32Array {
+    return this.#firingsOf(feature).map((firing) => {
+      let first = firing;
+      while (first > 0 && this.#token[first - 1] === this.#token[firing]) first--;
+      return firing - first + 1;
+    });
+  }
+
+  #firingsOf(feature: number): Int32Array {
+    this.#index();
+    return this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
   }
 
   /** Tokens on which each feature fired, [F]. */
@@ -84,13 +115,24 @@ export class FeatureActivations {
   #index(): void {
     if (this.#offsets) return;
     const offsets = new Int32Array(this.features + 1);
-    for (let s = 0; s < this.#firings; s++) offsets[this.#feature[s] + 1]++;
+    this.#each((feature) => offsets[feature + 1]++);
     for (let f = 0; f < this.features; f++) offsets[f + 1] += offsets[f];
     const next = offsets.slice();
-    const where = new Int32Array(this.#firings);
-    for (let s = 0; s < this.#firings; s++) where[next[this.#feature[s]]++] = s;
+    const where = new Int32Array(offsets[this.features]);
+    this.#each((feature, i) => {
+      where[next[feature]++] = i;
+    });
     this.#offsets = offsets;
     this.#where = where;
+  }
+
+  /** Every firing within the budget. */
+  #each(visit: (feature: number, firing: number) => void): void {
+    let rank = 0;
+    for (let i = 0; i < this.#firings; i++) {
+      rank = i > 0 && this.#token[i] === this.#token[i - 1] ? rank + 1 : 1;
+      if (rank <= this.#budget) visit(this.#feature[i], i);
+    }
   }
 }
 

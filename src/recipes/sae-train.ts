@@ -186,9 +186,8 @@ async function work(
   };
   if (!found) await writeRun(out, run);
   const result = await trainSae(device, {
-    ...options, // signal, logEvery, onMetrics, onStep
+    ...options, // train, signal, logEvery, onMetrics, onStep
     config,
-    train,
     base: options.base?.sae,
     openSource: opened.open(train),
     metadata: opened.metadata,
