@@ -1,6 +1,6 @@
 // The encoder of a KronSAE: heads of m base and n extension pre-latents (rows of w, per head), whose m n products are the
 // features. linearKronTopK selects by the passes of topk_run.inl: w is packed so that a tile holds groups of NR heads
-// as [m + n][NR], and one pass over a group bounds the best product of every head; only heads whose bound reaches the
+// as [m + n][NR], and one pass over a group bounds the best product of every head; only heads whose bound exceeds the
 // row's threshold are multiplied out. mand is compared as u v, its root is taken of what was chosen.
 
 enum KronProduct : int { KRON_MAND = 0, KRON_RELU = 1, KRON_RAW = 2 };
@@ -47,7 +47,7 @@ struct KronTopK {
   int64_t stretch() const { return min_of(heads, size() < 8192 ? 8192 / size() : 1) * size(); }
   /** A vector of heads either way round, each readable a vector beyond its end, and a group. */
   int64_t workFloats() const { return 2 * round_up(size(), TW) * VL + VL + size() * NR; }
-  float threshold() const { return 1e-45f; }  // the smallest of all: not even what is equal to 0 counts
+  float threshold() const { return 0; }
 
   void pack(Pool& pool, int64_t j, int64_t cols, float* packed) const;
   void scan(KronList& list, const float* c, int64_t j, int64_t cols, const TopWork<KronTopK>& work) const;
@@ -92,12 +92,12 @@ struct KronCursor {
     count = list.count;
     threshold = vset(list.threshold);
   }
-  /** Those of the products x y, of indices `index` ..., that are not below the threshold, as far as `mask` goes. */
+  /** Those of the products x y, of indices `index` ..., that exceed the threshold, as far as `mask` goes. */
   template <bool Raw>
   SLUICE_INLINE void offer(vf x, vf y, int64_t index, vi mask, bool finite) {
     makeRoom();
     const vf product = x * y;
-    mask &= ~(product < threshold);
+    mask &= ~(product <= threshold);
     if (!Raw && !finite) mask &= ~((x == 0.0f) | (y == 0.0f));  // off, even if the other one is NaN or infinite
     const uint32_t bits = vmovemask(mask);
     vcompress(values + count, indices + count, product, vlanes() + static_cast<int32_t>(index), bits);
@@ -125,7 +125,7 @@ static SLUICE_INLINE void kron_multiply_out(KronCursor& end, const float* u, int
     return;
   }
   for (int64_t i = 0; i < m; i++) {
-    if (!Raw && n > VL && finite && u[i] * most < end.threshold[0]) continue;
+    if (!Raw && n > VL && finite && u[i] * most <= end.threshold[0]) continue;
     for (int64_t j = 0; j < n; j += VL)
       end.offer<Raw>(vset(u[i]), vload(u + m + j), first + i * n + j, vlanes() < static_cast<int32_t>(n - j), finite);
   }
@@ -173,7 +173,7 @@ static SLUICE_INLINE void kron_scan_group(KronCursor& end, const float* c, const
     vf bound = mostU * mostV;
     if (Raw) bound = vmax(leastU * leastV, bound);
     const vi doubtful = poison != poison;
-    uint32_t wanted = vmovemask(~(bound < end.threshold) | doubtful);
+    uint32_t wanted = vmovemask(~(bound <= end.threshold) | doubtful);
     if (count - lane < VL) wanted &= (1u << (count - lane)) - 1;
     if (!wanted) continue;
 

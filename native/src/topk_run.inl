@@ -1,7 +1,8 @@
 // Product and selection in one, for any score that is made of a few columns of x wT: the product is never written out.
 // A task owns a block of rows and walks over the columns: a tile of the product lands in the worker's cache, every row
 // compares its scores with a threshold (a lower bound of its k-th best so far) and keeps the few that pass in a list,
-// which is cut back when full. Exact: the lists always contain the k best. Bound by the arithmetic of the product.
+// which is cut back when full. Exact: the lists always contain the k best, and scores that are equal come in the order
+// of their indices. Bound by the arithmetic of the product.
 //
 // What is selected is a struct S with
 //   List, Pick                       the candidates of a row; a key, or a struct with one, that survives a part
@@ -11,7 +12,7 @@
 //   scan(list, c, j, n, work)        offers the scores of the products c of columns j ... to a list
 //   natural(), stretch()             rows of w, and those of them at a time, for products that are not packed
 //   scanNatural(list, c, j, n, work) the same as scan for these
-//   threshold()                      what a score must exceed (reach, if the list says so) to count at all
+//   threshold()                      what a score must exceed to count at all
 //   workFloats()                     further scratch
 //   collect(list, work)              the list as picks in work.picks
 //   write(picks, n, row)             the final result of a row; spoils the picks, has room for 2 n of them
@@ -25,7 +26,7 @@ struct TopList {
   float* values;
   int32_t* indices;
   int64_t count;
-  float threshold;  // what is below it, and for some scans what is equal, cannot be among the k best
+  float threshold;  // what is not above it cannot be among the k best
 
   void place(float* memory, int64_t capacity) {
     values = memory;

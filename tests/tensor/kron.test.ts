@@ -365,8 +365,12 @@ describe("native linearKronTopK is the selection of the plain loops, to the bit"
   });
 
   test("with NaN and infinities among the weights", async () => {
-    const [heads, m, n, k] = [48, 3, 4, 90];
-    for (const rows of [3, 70])
+    const [heads, m, n] = [48, 3, 4];
+    for (const [rows, k] of [
+      [3, 90],
+      [70, 90],
+      [70, 5],
+    ])
       for (const product of products) {
         const data = (size: number, at: (i: number) => number) =>
           Float64Array.from({ length: size }, (_, i) => at(i));
@@ -375,10 +379,12 @@ describe("native linearKronTopK is the selection of the plain loops, to the bit"
         const bias = { shape: [heads * (m + n)], data: data(heads * (m + n), () => 0) };
         for (const [i, value] of [Number.NaN, Infinity, -Infinity, Number.NaN].entries())
           w.data[i * 53 + 5] = value;
+        // The bounds of a late head that only its NaN brings in are small.
+        w.data.set([0.1, Number.NaN, 0.1, 0.1, 0.1, 0.1, 0.1], 45 * (m + n));
         const blank = (): Dense => ({ shape: [rows, k], data: new Float64Array(rows * k) });
         const wanted = [blank(), blank(), blank(), blank()];
         ops.linearKronTopK.ref([x, w, bias], wanted, { m, n, k, product });
-        assert.ok(Number.isNaN(wanted[0].data[0]) && wanted[0].data.includes(Infinity));
+        assert.ok(Number.isNaN(wanted[0].data[0]) && (k < 90 || wanted[0].data.includes(Infinity)));
         for (const device of devices) {
           await leakFree(device, async () => {
             const inputs: Tensor[] = [x, w, bias].map((d) => device.tensor(d.data, d.shape));
