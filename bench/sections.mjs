@@ -72,6 +72,59 @@ const saeStep = (name, sizes, { inQuick, big = false } = {}) => ({
   },
 });
 
+/**
+ * One step of another architecture or objective beside our own TopK step and the peers that do the same.
+ * `most`: how much longer than TopK it may take; `least`: how many times faster it must be.
+ */
+const saeZoo = (name, title, sizes, { label, args, peers, most, least, inQuick }) => ({
+  name,
+  title: `${title}, ${Object.entries(sizes)
+    .map(([flag, v]) => `${flag} ${v}`)
+    .join(", ")}; tokens/s`,
+  unit: "tokens/s",
+  inQuick,
+  programs: ({ quick, oldTorch }) => [
+    { label: "sluice", sluice: ["sae-step", ...flags(sizes), "--steps", quick ? "4" : "6", "--warmup", "2"] },
+    {
+      label,
+      sluice: ["sae-step", ...flags(withoutIdle(sizes, args)), ...args, "--steps", quick ? "4" : "6", "--warmup", "2"],
+    },
+    ...Object.keys(peers).map((peerLabel) => ({
+      label: peerLabel,
+      python: peer(
+        "torch_sae_step.py",
+        peerLabel,
+        ...flags(sizes),
+        ...flags({ steps: 2, warmup: 1 }),
+        ...(oldTorch ? ["--adam", "plain"] : []),
+      ),
+      needs: ["torch"],
+    })),
+  ],
+  rows: [
+    {
+      title: "step",
+      program: label,
+      peers: ["sluice", ...Object.keys(peers)],
+      ours: (r) => r.tokens_per_second,
+      theirs: (r) => r.tokens_per_second,
+      targets: { ...peers, ...(most && { sluice: 1 / most }), ...(least && { sluice: least }) },
+    },
+  ],
+  multiple: {
+    ours: (r) => r.step_ms,
+    theirs: (r) => r.gemm_ms,
+    own: (r) => r.gemm_multiple ?? r.step_per_gemm,
+    most: 1.4,
+  },
+});
+
+/** Architectures without a k refuse one. */
+const withoutIdle = ({ k, ...sizes }, args) => (args.includes("jumprelu") ? sizes : { k, ...sizes });
+
+const SIZE_1 = { d: 512, features: 8192, k: 32, batch: 4096 };
+const KRON_PEERS = { "kron-best": 2.5, "kron-listing": 8 };
+
 /** Hugging Face's model where transformers is installed; the plain one where it is not, or with --all. */
 const languageModel = (mode, { transformers, all, oldTorch }, ...args) => [
   ...(transformers
@@ -170,6 +223,35 @@ export const SECTIONS = [
   saeStep("sae-1", { d: 512, features: 8192, k: 32, batch: 4096 }),
   saeStep("sae-2", { d: 768, features: 24576, k: 32, batch: 4096 }, { inQuick: false, big: true }),
   saeStep("sae-3", { d: 2304, features: 16384, k: 64, batch: 2048 }, { inQuick: false, big: true }),
+  saeZoo("sae-hierarchical", "HierarchicalTopK step, all budgets up to k", SIZE_1, {
+    label: "sluice hierarchical",
+    args: ["--objective", "hierarchical"],
+    peers: { "hierarchical-best": 2.5, "hierarchical-reference": 8 },
+    most: 1.15,
+  }),
+  saeZoo("sae-kron", "KronSAE step, m = n = 4", SIZE_1, {
+    label: "sluice kron",
+    args: ["--encoder", "kron"],
+    peers: KRON_PEERS,
+    least: 1.6,
+  }),
+  saeZoo("sae-kron-32k", "KronSAE step, m = n = 4", { ...SIZE_1, features: 32_768 }, {
+    label: "sluice kron",
+    args: ["--encoder", "kron"],
+    peers: KRON_PEERS,
+    least: 1.6,
+    inQuick: false,
+  }),
+  saeZoo("sae-batchtopk", "BatchTopK step", SIZE_1, {
+    label: "sluice batchtopk",
+    args: ["--arch", "batchtopk"],
+    peers: { "batchtopk-best": 2, batchtopk: undefined },
+  }),
+  saeZoo("sae-jumprelu", "JumpReLU step, thresholds as at the start of training", SIZE_1, {
+    label: "sluice jumprelu",
+    args: ["--arch", "jumprelu"],
+    peers: { jumprelu: 4 },
+  }),
   lmForward,
   lmTrain,
   generate("generate-1", "batch 1, greedy", {

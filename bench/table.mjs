@@ -26,7 +26,7 @@ function pairs(rounds, ours, theirs, row) {
 
 function verdict(ratio, target) {
   if (target === undefined) return "";
-  return `${target.toFixed(1)} ${ratio >= target ? "✓" : "✗"}`;
+  return `${target < 1 ? target.toFixed(2) : target.toFixed(1)} ${ratio >= target ? "✓" : "✗"}`;
 }
 
 /** Lines of one section: our program and every peer, for each row of numbers. */
@@ -38,10 +38,11 @@ function rowsOf(section, rounds) {
     if (mine.length === 0) continue;
     lines.push([`**${row.title}**: ${own}`, show(median(mine)), "", ""]);
     const peers = new Set(
-      rounds.flatMap((r) => Object.keys(r)).filter((label) => !label.startsWith("sluice")),
+      row.peers ?? rounds.flatMap((r) => Object.keys(r)).filter((label) => !label.startsWith("sluice")),
     );
     for (const label of peers) {
       const both = pairs(rounds, own, label, row);
+      if (both.length === 0) continue;
       const ratios = both.map(([a, b]) => a / b);
       const target = row.targets?.[label];
       lines.push([
@@ -83,10 +84,10 @@ function saeNotes({ multiple }, rounds) {
     return `${label} ${spread(of.map((r) => multiple.own(r[label])))}, ${memory(of.map((r) => r[label]))}`;
   });
   const against = rounds
-    .filter((r) => r.sluice && Object.keys(r).length > 1)
+    .filter((r) => r.sluice && Object.keys(r).some((label) => !label.startsWith("sluice")))
     .map((r) => {
       const products = Object.keys(r)
-        .filter((label) => label !== "sluice")
+        .filter((label) => !label.startsWith("sluice"))
         .map((label) => multiple.theirs(r[label]));
       return multiple.ours(r.sluice) / Math.min(...products);
     });

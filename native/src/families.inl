@@ -23,11 +23,13 @@ namespace SLUICE_NS {
 #include "gemm_micro.inl"
 #include "gemm_small.inl"
 #include "gemm.inl"
+#include "topk_run.inl"
 #include "linear_topk.inl"
 #include "elementwise.inl"
 #include "shape.inl"
 #include "sparse.inl"
 #include "prefix.inl"
+#include "kron.inl"
 #include "optim.inl"
 #include "lm.inl"
 #include "attention.inl"
@@ -43,6 +45,7 @@ void register_all(Registry& r) {
   register_shape(r);
   register_sparse(r);
   register_prefix(r);
+  register_kron(r);
   register_optim(r);
   register_lm(r);
   register_attention(r);

@@ -1,9 +1,291 @@
-// Choosing and ordering the slots of codes [B, K]: the largest of a whole batch, and nested groups as prefixes.
-// Shared between threads by spans of slots and by rows.
+// Losses over all prefixes of codes [B, K]; choosing the largest slots of a batch and ordering them by nested groups.
+// B tokens, K slots each, D width, F features (rows of w). Slots of value 0 are skipped.
 
 #include "prims.inl"
 
 namespace prims {
+
+// ---- prefix losses
+//
+// Every column of w stands alone, so a task owns 64 columns: it copies those of the used rows of w to packed pairs
+// [row of w | row of its gradient], walks all tokens over them in passes of W columns, and writes the gradient out.
+// A token's rows are visited forwards for the error e_n of the longest prefix, then backwards, taking each row out of e
+// again: S += weight * e, dot = w . S, gradient += value * S. The squared errors follow from the same dots:
+//   sum over t of weight_t |e_t|^2 = e_0 . S_0 + sum over j of value_j (w_j . S_{j+1}).
+// Bound by the last-level cache. The order of every sum depends on shapes and codes alone.
+
+struct Slot {
+  int32_t at;  // of its pair of rows, in floats
+  float value;
+};
+
+// The used slots of all tokens, those of token t from start[t] to start[t + 1]. Prefixes that are the same for lack of
+// used slots between them are one, with the sum of their weights.
+struct UsedSlots {
+  const int32_t* start;
+  const Slot* slots;     // and K more behind the last, to be prefetched
+  const float* weights;  // of token t from start[t] + t, or the same for all
+  bool shared;
+  int64_t tokens;
+};
+
+constexpr int64_t kTaskColumns = 64, kTasksAtOnce = 16;
+
+template <int N>
+static SLUICE_INLINE void read_columns(vf* y, const float* p, int64_t cols) {
+  for (int i = 0; i < N; i++)
+    y[i] = (i + 1) * VL <= cols ? vload(p + i * VL) : vloadn(p + i * VL, cols > i * VL ? cols - i * VL : 0);
+}
+template <int N>
+static SLUICE_INLINE void write_columns(float* p, const vf* x, int64_t cols) {
+  for (int i = 0; i < N; i++) {
+    if ((i + 1) * VL <= cols) vstore(p + i * VL, x[i]);
+    else vstoren(p + i * VL, x[i], cols > i * VL ? cols - i * VL : 0);
+  }
+}
+
+// One pass of N vectors of columns, `cols` of which exist. Adds to the gradients in `pairs` and to dots (sets them when
+// `first`); returns the sum of e_0 . S_0. Pitch d; `lanes` holds one vector per slot.
+template <int N>
+static double walk_columns(const UsedSlots& used, const float* bias, const float* target, float* error, float* pull,
+                           int64_t d, int64_t cols, float* pairs, float* dots, float* lanes, bool first) {
+  constexpr int64_t W = N * VL;
+  vf b[N];
+  read_columns<N>(b, bias, cols);
+  double total = 0;
+  for (int64_t t = 0; t < used.tokens; t++) {
+    const int64_t begin = used.start[t], n = used.start[t + 1] - begin;
+    const Slot* slot = used.slots + begin;
+    const float* weight = used.shared ? used.weights : used.weights + begin + t;
+    const int64_t later = min64(t + 4, used.tokens - 1) * d;
+    for (int64_t i = 0; i < cols; i += 16) {
+      __builtin_prefetch(target + later + i);
+      __builtin_prefetch(error + later + i, 1);
+      __builtin_prefetch(pull + later + i, 1);
+    }
+    vf e[N], f[N], e0[N], s[N];
+    read_columns<N>(e0, target + t * d, cols);
+    for (int i = 0; i < N; i++) {
+      e0[i] = b[i] - e0[i];
+      e[i] = e0[i];
+      f[i] = vf{};
+    }
+    int64_t j = 0;
+    for (; j + 2 <= n; j += 2) {
+      const float *p = pairs + slot[j].at, *q = pairs + slot[j + 1].at;
+      const vf v = vset(slot[j].value), u = vset(slot[j + 1].value);
+      for (int i = 0; i < N; i++) {
+        e[i] = vfma(v, vload(p + i * VL), e[i]);
+        f[i] = vfma(u, vload(q + i * VL), f[i]);
+      }
+      for (int64_t i = 0; i < W; i += 16) {
+        __builtin_prefetch(p + W + i, 1);
+        __builtin_prefetch(q + W + i, 1);
+      }
+    }
+    for (; j < n; j++)
+      for (int i = 0; i < N; i++) e[i] = vfma(vset(slot[j].value), vload(pairs + slot[j].at + i * VL), e[i]);
+
+    int64_t low = 0;  // no weight below
+    while (low < n && weight[low] == 0) low++;
+    for (int i = 0; i < N; i++) {
+      e[i] += f[i];
+      s[i] = weight[n] != 0 ? e[i] * weight[n] : vf{};
+    }
+    write_columns<N>(error + t * d, e, cols);
+    const Slot* next = slot + n;
+    for (j = n - 1; j >= low; j--, next++) {
+      float* p = pairs + slot[j].at;
+      const vf v = vset(slot[j].value);
+      vf dot = {};
+      for (int i = 0; i < N; i++) {
+        const vf w = vload(p + i * VL);
+        dot = vfma(w, s[i], dot);
+        vstore(p + W + i * VL, vfma(v, s[i], vload(p + W + i * VL)));
+        e[i] -= v * w;
+      }
+      vstore(lanes + j * VL, dot);
+      for (int64_t i = 0; i < W; i += 16) __builtin_prefetch(pairs + next->at + i);
+      if (weight[j] != 0)
+        for (int i = 0; i < N; i++) s[i] = vfma(vset(weight[j]), e[i], s[i]);
+    }
+    for (; j >= 0; j--, next++) {
+      float* p = pairs + slot[j].at;
+      const vf v = vset(slot[j].value);
+      vf dot = {};
+      for (int i = 0; i < N; i++) {
+        dot = vfma(vload(p + i * VL), s[i], dot);
+        vstore(p + W + i * VL, vfma(v, s[i], vload(p + W + i * VL)));
+      }
+      vstore(lanes + j * VL, dot);
+      for (int64_t i = 0; i < W; i += 16) __builtin_prefetch(pairs + next->at + i);
+    }
+    write_columns<N>(pull + t * d, s, cols);
+
+    vf own = {};
+    for (int i = 0; i < N; i++) own = vfma(e0[i], s[i], own);
+    total += vhsum(own);
+    float* out = dots + begin;
+    for (j = 0; j + 4 <= n; j += 4) {
+      float sums[4];
+      const float* l = lanes + j * VL;
+      vhsum4(vload(l), vload(l + VL), vload(l + 2 * VL), vload(l + 3 * VL), sums);
+      for (int g = 0; g < 4; g++) out[j + g] = first ? sums[g] : out[j + g] + sums[g];
+    }
+    for (; j < n; j++) {
+      const float sum = vhsum(vload(lanes + j * VL));
+      out[j] = first ? sum : out[j] + sum;
+    }
+  }
+  return total;
+}
+
+// Numbers the used features in `number` (-1 for the others), their count in *rows, and lists the used slots.
+static UsedSlots used_slots(Pool& pool, const float* values, const int32_t* index, const float* weights, bool shared,
+                            int64_t b, int64_t k, int64_t features, int64_t width, int32_t* number, int64_t* rows) {
+  int32_t* start = number + features;
+  memset(number, 0, features * 4);
+  int64_t n = 0;
+  for (int64_t t = 0; t < b; t++) {
+    start[t] = (int32_t)n;
+    for (int64_t i = t * k; i < (t + 1) * k; i++) {
+      number[index[i]] |= values[i] != 0;
+      n += values[i] != 0;
+    }
+  }
+  start[b] = (int32_t)n;
+  int32_t count = 0;
+  for (int64_t f = 0; f < features; f++) number[f] = number[f] ? count++ : -1;
+  *rows = count;
+
+  const bool full = n == b * k && shared;
+  char* memory = (char*)pool.shared((n + k) * 8 + (full ? 0 : (n + b) * 4) + 64, 1);
+  Slot* slots = (Slot*)memory;
+  float* merged = (float*)(slots + n + k);
+  memset(slots + n, 0, k * 8);
+  parallel(pool, b, 64, [=](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; t++) {
+      Slot* slot = slots + start[t];
+      for (int64_t i = t * k; i < (t + 1) * k; i++)
+        if (values[i] != 0) *slot++ = Slot{(int32_t)(number[index[i]] * 2 * width), values[i]};
+      if (full) continue;
+      const float* weight = shared ? weights : weights + t * (k + 1);
+      float* sum = merged + start[t] + t;
+      *sum = weight[0];
+      for (int64_t j = 0; j < k; j++) {
+        if (values[t * k + j] != 0) *++sum = weight[j + 1];
+        else *sum += weight[j + 1];
+      }
+    }
+  });
+  return UsedSlots{start, slots, full ? weights : merged, full, b};
+}
+
+// p[0, n) = x, past the cache: nothing here reads it again. p is aligned to a vector unless n is the last of a row.
+static SLUICE_INLINE void stream_row(float* p, const float* x, int64_t n) {
+  int64_t i = 0;
+#if defined(__x86_64__)
+  if (((uintptr_t)p & (VL * 4 - 1)) == 0)
+    for (; i + VL <= n; i += VL) {
+#if VL == 16
+      _mm512_stream_ps(p + i, (__m512)vload(x + i));
+#elif VL == 8
+      _mm256_stream_ps(p + i, (__m256)vload(x + i));
+#else
+      _mm_stream_ps(p + i, (__m128)vload(x + i));
+#endif
+    }
+#endif
+  for (; i < n; i++) p[i] = x[i];
+}
+
+// args: values, indices [B, K], w [F, D], bias [D], target [B, D], weights [K + 1] or [B, K + 1], loss [], error [B, D],
+// dValues [B, K], dW [F, D], pull [B, D], B, K, D, F, whether the weights are shared
+template <int N>
+static void prefix_loss_of(Pool& pool, const Args& args) {
+  constexpr int64_t W = N * VL;
+  const float* values = args.ptr<const float>(0);
+  const int32_t* index = args.ptr<const int32_t>(1);
+  const float* w = args.ptr<const float>(2);
+  const float* bias = args.ptr<const float>(3);
+  const float* target = args.ptr<const float>(4);
+  float* error = args.ptr<float>(7);
+  float* d_values = args.ptr<float>(8);
+  float* dw = args.ptr<float>(9);
+  float* pull = args.ptr<float>(10);
+  const int64_t b = args.i64(11), k = args.i64(12), d = args.i64(13), features = args.i64(14);
+  if (!indices_ok(args, index, b * k, features)) return;
+
+  int32_t* number = (int32_t*)pool.shared((features + b + 1) * 4, 0);
+  int64_t rows;
+  const UsedSlots used = used_slots(pool, values, index, args.ptr<const float>(5), args.i64(15) != 0, b, k, features, W,
+                                    number, &rows);
+  const int64_t tasks = ceil_div(d, kTaskColumns), at_once = min64(tasks, kTasksAtOnce), n = used.start[b];
+  const int64_t spans = ceil_div(b, 64), passes = kTaskColumns / W;
+  float* dots = (float*)pool.shared(at_once * n * 4 + 64, 2);              // [at_once, n]
+  double* sums = (double*)pool.shared((tasks + spans) * 8 + 64, 3);        // of the tasks, then of the spans
+  const int64_t pairs_size = rows * 2 * W;
+
+  for (int64_t first = 0; first < tasks; first += kTasksAtOnce) {
+    const int64_t group = min64(kTasksAtOnce, tasks - first);
+    parallel(pool, group, 1, [=, &pool](int64_t task, int64_t, int worker) {
+      const int64_t c0 = (first + task) * kTaskColumns, width = min64(kTaskColumns, d - c0);
+      float* pairs = (float*)pool.scratch(worker, (passes * pairs_size + (k + 3) * VL) * 4);
+      float* lanes = pairs + passes * pairs_size;
+      for (int64_t f = 0; f < features; f++) {
+        if (number[f] < 0) continue;
+        const float* row = w + f * d + c0;
+        for (int64_t i = 0; i < kTaskColumns; i += 16) __builtin_prefetch(row + 12 * d + i);
+        for (int64_t c = 0; c < width; c += W) {
+          float* pair = pairs + c / W * pairs_size + number[f] * 2 * W;
+          vf x[N];
+          read_columns<N>(x, row + c, width - c);
+          for (int i = 0; i < N; i++) {
+            vstore(pair + i * VL, x[i]);
+            vstore(pair + W + i * VL, vf{});
+          }
+        }
+      }
+      double total = 0;
+      for (int64_t c = 0; c < width; c += W) {
+        const int64_t at = c0 + c;
+        total += walk_columns<N>(used, bias + at, target + at, error + at, pull + at, d, min64(W, width - c),
+                                 pairs + c / W * pairs_size, dots + task * n, lanes, c == 0);
+      }
+      sums[first + task] = total;
+      static const float zeros[kTaskColumns] = {};
+      for (int64_t f = 0; f < features; f++)
+        for (int64_t c = 0; c < width; c += W) {
+          const float* gradient = pairs + c / W * pairs_size + number[f] * 2 * W + W;
+          stream_row(dw + f * d + c0 + c, number[f] < 0 ? zeros : gradient, min64(W, width - c));
+        }
+#if defined(__x86_64__)
+      _mm_sfence();
+#endif
+    });
+    parallel(pool, b, 64, [=](int64_t begin, int64_t end, int) {
+      double total = 0;
+      int64_t at = used.start[begin];
+      for (int64_t i = begin * k; i < end * k; i++) {
+        if (first == 0) d_values[i] = 0;
+        if (values[i] == 0) continue;
+        float sum = d_values[i];
+        for (int64_t g = 0; g < group; g++) sum += dots[g * n + at];
+        d_values[i] = sum;
+        total += (double)values[i] * sum;
+        at++;
+      }
+      sums[tasks + begin / 64] = total;
+    });
+  }
+  double total = 0;
+  for (int64_t i = 0; i < tasks + spans; i++) total += sums[i];
+  *args.ptr<float>(6) = (float)(total / (double)b);
+}
+
+static void prefix_loss(Pool& pool, const Args& args) { prefix_loss_of<VL == 16 ? 2 : 4>(pool, args); }
+
+// ---- slots of a batch
 
 // Unsigned order is the order of the numbers; the zeros are equal and NaN is largest.
 static SLUICE_INLINE uint32_t order_key(float value) {
@@ -132,6 +414,7 @@ static void group_prefixes(Pool& pool, const Args& args) {
 }
 
 static void register_prefix(Registry& r) {
+  r.add("prefixLoss", prefix_loss);
   r.add("keepLargest", keep_largest);
   r.add("groupPrefixes", group_prefixes);
 }

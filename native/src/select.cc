@@ -35,6 +35,20 @@ int64_t select_best(uint64_t* keys, int64_t n, int64_t k) {
   return k;
 }
 
+static const auto better = [](const PairKey& a, const PairKey& b) { return a.key > b.key; };
+
+int64_t select_best(PairKey* pairs, int64_t n, int64_t k) {
+  if (n <= k) return n;
+  std::nth_element(pairs, pairs + k, pairs + n, better);
+  return k;
+}
+
+int64_t sort_best(PairKey* pairs, int64_t n, int64_t k) {
+  n = select_best(pairs, n, k);
+  std::sort(pairs, pairs + n, better);
+  return n;
+}
+
 static bool indices_ascend(const uint64_t* keys, int64_t n) {
   bool ascend = true;
   for (int64_t i = 1; i < n; i++) ascend &= index_of(keys[i - 1]) < index_of(keys[i]);
@@ -68,6 +82,10 @@ void write_best(uint64_t* keys, int64_t n, int64_t k, float fill, float* values,
   }
   if (n > k) n = k;
   for (int64_t i = 0; i < n; i++) split_key(keys[i], values + i, indices + i);
+  fill_unused(keys, n, k, fill, values, indices);
+}
+
+void fill_unused(uint64_t* keys, int64_t n, int64_t k, float fill, float* values, int32_t* indices) {
   if (n == k) return;
   std::sort(keys, keys + n, [](uint64_t a, uint64_t b) { return index_of(a) < index_of(b); });
   int64_t used = 0, at = n;

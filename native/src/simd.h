@@ -86,6 +86,19 @@ static SLUICE_INLINE vf vsqrt(vf x) {
 #endif
 }
 
+/** Lane i is lane lanes[i] of x, of which the low bits count. */
+static SLUICE_INLINE vf vpermute(vf x, vi lanes) {
+#if VL == 16
+  return (vf)_mm512_permutexvar_ps((__m512i)lanes, (__m512)x);
+#elif VL == 8
+  return (vf)_mm256_permutevar8x32_ps((__m256)x, (__m256i)lanes);
+#else
+  vf y;
+  for (int i = 0; i < VL; i++) y[i] = x[lanes[i] & (VL - 1)];
+  return y;
+#endif
+}
+
 /** Bit i is set where lane i of the mask is. */
 static SLUICE_INLINE uint32_t vmovemask(vi mask) {
 #if VL == 16

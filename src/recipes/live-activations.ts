@@ -270,7 +270,7 @@ async function* blocksOf(
 }
 
 /** Rows of several arrays joined into one row each. */
-function sideBySide(parts: readonly Float32Array[], rows: number): Float32Array {
+export function sideBySide(parts: readonly Float32Array[], rows: number): Float32Array {
   if (parts.length === 1) return parts[0];
   const widths = parts.map((p) => p.length / Math.max(rows, 1));
   const total = widths.reduce((a, b) => a + b, 0);

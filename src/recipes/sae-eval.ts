@@ -3,6 +3,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { resolveHook } from "../models/index.ts";
 import {
   type ActivationBatch,
   type AnySae,
@@ -17,7 +18,7 @@ import type { Device } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker, TokenSource } from "../text/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
-import { liveActivations, rowWidth } from "./live-activations.ts";
+import { liveActivations, rowWidth, sideBySide } from "./live-activations.ts";
 import { type SpliceMetrics, spliceBatch, spliceMetrics } from "./splice.ts";
 
 export interface SaeEvalOptions {
@@ -102,15 +103,18 @@ export async function evaluateOnModel(
   const { excludeTokens = trainedWithout(base, lm) } = source;
   refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
   refuseOtherWidth(base, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
+  const target = targetOf(base);
   const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
   const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
-  const rows = () => rowsOf(lm, { hook, packer, windows, excludeTokens });
+  const rows = () =>
+    rowsOf(lm, { hooks: target === undefined ? [hook] : [hook, target], packer, windows, excludeTokens });
   const evaluations = await measure(device, sae, rows, { ...options, total });
   const splices = await spliceMetrics({
     model: lm.model,
     sae,
-    hook,
+    hook: target ?? hook,
+    reads: hook,
     batches: () => chosen(packer, windows, spliceBatch(lm.model, T)),
     context: T,
     keep: (token) => excludeTokens.has(token),
@@ -120,6 +124,14 @@ export async function evaluateOnModel(
     onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
   });
   return evaluations.map((evaluation, i) => ({ ...evaluation, splice: splices[i] }));
+}
+
+/** The point that a transcoder reconstructs. */
+function targetOf({ config, metadata }: Sae): string | undefined {
+  if (!config.transcoder) return undefined;
+  const target = metadata.hook_name_out;
+  if (typeof target === "string") return target;
+  throw inputError("the transcoder does not say which point it reconstructs (hook_name_out in its metadata)");
 }
 
 /** SAELens' word for it is `exclude_special_tokens`: all, none, or these ids. */
@@ -152,7 +164,8 @@ function* chosen(packer: TokenPacker, windows: number, batch: number): Generator
 }
 
 interface WindowRows {
-  readonly hook: string;
+  /** The points whose rows stand side by side. */
+  readonly hooks: readonly string[];
   readonly packer: TokenPacker;
   readonly windows: number;
   readonly excludeTokens: ReadonlySet<number>;
@@ -160,12 +173,21 @@ interface WindowRows {
 
 async function* rowsOf(
   lm: LanguageModel,
-  { hook, packer, windows, excludeTokens }: WindowRows,
+  { hooks, packer, windows, excludeTokens }: WindowRows,
 ): AsyncGenerator<ActivationBatch> {
   packer.restore({ epoch: 0, index: 0 });
   const filter = { excludeTokens };
-  const live = liveActivations({ model: lm.model, packer, hooks: [hook], filter, until: windows });
-  for await (const { activations, rows } of live) yield { x: activations[live.hooks[0]], rows };
+  const live = liveActivations({ model: lm.model, packer, hooks, filter, until: windows });
+  const points = hooks.map((hook) => resolveHook(lm.model.spec, hook));
+  for await (const { activations, rows } of live) {
+    yield {
+      x: sideBySide(
+        points.map((point) => activations[point]),
+        rows,
+      ),
+      rows,
+    };
+  }
 }
 
 async function measure(

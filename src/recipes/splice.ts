@@ -46,7 +46,10 @@ export interface SpliceMetrics {
 export interface SpliceOptions {
   readonly model: Transformer;
   readonly sae: AnySae;
+  /** Where the reconstruction is put. */
   readonly hook: string;
+  /** Where a transcoder reads, before `hook` in the forward pass; default `hook`. */
+  readonly reads?: string;
   /** Gives the windows; without `mean` twice, the same ones each time. */
   readonly batches: () => Iterable<PackedBatch>;
   /** Mean activation to put in place, [D]; otherwise it is taken in a pass over the windows before. */
@@ -178,18 +181,25 @@ async function addBatch(
     const tokens = device.tensor(packed.tokens, [n / T, T], "i32");
     const targets = device.tensor(packed.targets, [n], "i32");
     const mask = device.tensor(replaced(options, packed), [n / T, T]);
+    const reads = options.reads === undefined ? hook : resolveHook(model.spec, options.reads);
+    let seen: Tensor | undefined; // of this pass, where the transcoder reads
     const edits: Edit[] = [
       replaceWith(0),
       (x, context) => replaceWith(reshape(mean, x.shape.slice(2)))(x, context),
       ...budgets.map(
         (k): Edit =>
           (x) =>
-            reshape(reconstructBoosted(boosted, reshape(x, [n, -1]), { k }), x.shape),
+            reshape(reconstructBoosted(boosted, reshape(seen ?? x, [n, -1]), { k }), x.shape),
       ),
     ];
     const logitsOf = (edit?: Edit): Tensor => {
       const only: Edit | undefined = edit && ((x, context) => keepRows(x, edit(x, context), mask));
-      const { logits } = model.forward(tokens, only ? { edit: { [hook]: only } } : {});
+      const watch: Edit = (x) => {
+        seen = x;
+        return x;
+      };
+      const points = only && { ...(reads !== hook && { [reads]: watch }), [hook]: only };
+      const { logits } = model.forward(tokens, points ? { edit: points } : {});
       if (!logits) throw new Error("splice: no logits");
       return reshape(logits, [n, -1]); // [B · T, V]
     };

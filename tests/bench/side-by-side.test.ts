@@ -20,7 +20,7 @@ test("--help names every option and runs nothing; an unknown one is refused", ()
   for (const name of ["--sections", "--quick", "--rounds", "--threads", "--python", "--table", "--dry-run"]) {
     assert.match(stdout, new RegExp(name));
   }
-  assert.match(stdout, /gemm, sae-1, sae-2, sae-3, lm-forward/);
+  assert.match(stdout, /gemm, sae-1, sae-2, sae-3, sae-hierarchical/);
   const unknown = sideBySide("--round", "3");
   assert.equal(unknown.status, 2);
   assert.match(unknown.stderr, /'--round'/);

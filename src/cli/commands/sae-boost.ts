@@ -36,7 +36,6 @@ export const saeBoost = defineCommand({
   schema,
   examples: [
     "sluice sae boost --base out/sae --model models/brook --domain fortunes-ru --tokens 2M --out out/russian",
-    "sluice sae eval --sae out/sae --parts out/russian --model models/brook --text fortunes-ru",
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {

@@ -6,6 +6,7 @@ import { type Addon, loadAddon } from "./addon.ts";
 import { attentionKernels } from "./attention.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gemmKernels } from "./gemm.ts";
+import { kronKernels } from "./kron.ts";
 import { lmKernels } from "./lm.ts";
 import { optimKernels } from "./optim.ts";
 import { prefixKernels } from "./prefix.ts";
@@ -33,6 +34,7 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
       ...attentionKernels(addon, pool),
       ...sparseKernels(addon, pool),
       ...prefixKernels(addon, pool),
+      ...kronKernels(addon, pool),
       ...optimKernels(addon, pool),
     },
     alloc: (bytes) => buffers.take(bytes),

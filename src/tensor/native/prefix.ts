@@ -14,11 +14,19 @@ const MAX_BOUNDS = 48;
 /** The kernels of this family by op. */
 export function prefixKernels(addon: Addon, pool: number, isa?: string) {
   const call = caller(addon, pool, isa);
+  const prefixLoss = call("prefixLoss");
   const keepLargest = call("keepLargest");
   const groupPrefixes = call("groupPrefixes");
   const addresses = (...lists: Tensors[]): number[] => lists.flat().map(addressOf);
 
   return {
+    /** values, indices [B, K], w, bias, target, weights -> loss [], error [B, D], dValues [B, K], dW [F, D], pull [B, D] */
+    prefixLoss: (inputs: Tensors, outputs: Tensors): void => {
+      const [values, , w, , , weights] = inputs;
+      const [B, K] = values.shape;
+      const [F, D] = w.shape;
+      prefixLoss(...addresses(inputs, outputs), B, K, D, F, Number(weights.shape.length === 1));
+    },
     /** values [B, K] -> kept [B, K], least [], full [] */
     keepLargest: (inputs: Tensors, outputs: Tensors, { count }: { count: number }): void => {
       const [B, K] = inputs[0].shape;
