@@ -21,6 +21,7 @@ export {
   type SaeEvaluation,
 } from "./sae-eval.ts";
 export { readRun, type SaeRunFile } from "./sae-run.ts";
-export { type SaeRunOptions, type SaeRunResult, type SaeSource, trainSaeRun } from "./sae-train.ts";
+export type { LiveRows, RowSource, SaePoints, SaeSource, StoreRows } from "./sae-source.ts";
+export { type SaeRunOptions, type SaeRunResult, trainSaeRun } from "./sae-train.ts";
 export { type SpliceMetrics, type SpliceOptions, spliceMetrics } from "./splice.ts";
 export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

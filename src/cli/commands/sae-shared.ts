@@ -36,7 +36,12 @@ type SourceOptions = z.output<typeof sourceSchema>;
 export const runFields = {
   out: z.string().describe("run folder: the SAE (SAELens layout), run.json, metrics.jsonl, checkpoints"),
   ...saeTrainSchema.shape,
-  seed: saeTrainSchema.shape.seed.describe("seed of the initial weights and of the order of the activations"),
+  dataSeed: z
+    .number()
+    .int()
+    .min(0)
+    .optional()
+    .describe("seed of the order of the activations [that of --seed]"),
   buffer: count().default(262_144).describe("activation vectors held in memory for shuffling"),
   logEvery: count().default(50).describe("steps between records in metrics.jsonl"),
   checkpointMinutes: z
