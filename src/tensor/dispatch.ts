@@ -18,8 +18,12 @@ export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, devi
   if (!kernel) {
     if (!op.decompose)
       throw usageError(`${op.name}: the ${home.name} backend has no kernel for this primitive`);
-    const { decompose } = op;
-    return home.scope(() => decompose(inputs, attrs));
+    const { decompose, vjp } = op;
+    if (!vjp) return home.scope(() => decompose(inputs, attrs));
+    // The op's own gradient holds, also where it is not that of its parts (straight-through gradients).
+    const outputs = home.untracked(() => home.scope(() => decompose(inputs, attrs)));
+    record(home, op, vjp, inputs, outputs, attrs);
+    return outputs;
   }
   for (const i of op.mutates ?? []) {
     if (home.tape?.tracks(inputs[i])) {
