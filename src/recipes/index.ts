@@ -14,6 +14,9 @@ export {
 } from "./live-activations.ts";
 export { baseHashOf, disposeAny, type LoadedBoost, loadBoosted } from "./sae-boost.ts";
 export {
+  type EvaluatedSae,
+  evaluateAllOnModel,
+  evaluateAllOnStore,
   evaluateOnModel,
   evaluateOnStore,
   type SaeEvalOptions,
@@ -23,5 +26,12 @@ export {
 export { readRun, type SaeRunFile } from "./sae-run.ts";
 export type { LiveRows, RowSource, SaePoints, SaeSource, StoreRows } from "./sae-source.ts";
 export { type SaeRunOptions, type SaeRunResult, trainSaeRun } from "./sae-train.ts";
-export { type SpliceMetrics, type SpliceOptions, spliceMetrics } from "./splice.ts";
+export {
+  type SplicedSae,
+  type SpliceMetrics,
+  type SpliceOptions,
+  type SpliceRun,
+  spliceMetrics,
+  spliceSaes,
+} from "./splice.ts";
 export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";
