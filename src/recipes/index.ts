@@ -25,6 +25,13 @@ export {
 } from "./sae-eval.ts";
 export { readRun, type SaeRunFile } from "./sae-run.ts";
 export type { LiveRows, RowSource, SaePoints, SaeSource, StoreRows } from "./sae-source.ts";
+export {
+  type SweepOptions,
+  type SweepResult,
+  type SweepSae,
+  type SweptSae,
+  trainSweep,
+} from "./sae-sweep.ts";
 export { type SaeRunOptions, type SaeRunResult, trainSaeRun } from "./sae-train.ts";
 export {
   type SplicedSae,
@@ -34,4 +41,15 @@ export {
   spliceMetrics,
   spliceSaes,
 } from "./splice.ts";
+export {
+  type ComparedSae,
+  type ComparedSetting,
+  type CompareOptions,
+  type Comparison,
+  checkBudgets,
+  compareSweep,
+  type HeldOutRows,
+  type HeldOutText,
+  type Spread,
+} from "./sweep-compare.ts";
 export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";
