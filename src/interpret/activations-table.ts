@@ -1,6 +1,6 @@
 /**
  * Which features fired on which tokens of a stretch of text, held in memory: 12 bytes a firing.
- * C tokens of a window · K slots of a token · F features.
+ * C tokens of a window · K slots of a token, strongest first · F features.
  */
 import { usageError } from "../util/index.ts";
 
@@ -16,6 +16,8 @@ export class FeatureActivations {
   #value = new Float32Array(1 << 16);
   #firings = 0;
   #filled = 0;
+  /** Only the strongest so many features of a token count. */
+  #budget = Number.POSITIVE_INFINITY;
   #offsets: Int32Array | undefined;
   #where: Int32Array | undefined;
 
@@ -25,7 +27,7 @@ export class FeatureActivations {
     this.tokens = size.tokens;
   }
 
-  /** Appends codes [n, K] of the next n tokens. Tokens that are not measured get zeros. */
+  /** Appends codes [n, K] of the next n tokens, each in descending order. Tokens that are not measured get zeros. */
   append(values: Float32Array, indices: Int32Array, k: number): void {
     const n = values.length / k;
     if (this.#filled + n > this.tokens.length) {
@@ -55,19 +57,45 @@ export class FeatureActivations {
     this.#value = larger(new Float32Array(size), this.#value);
   }
 
+  /** The same table with each token's `k` strongest features only; shares its memory, and ends where this one ends now. */
+  within(k: number): FeatureActivations {
+    const part = new FeatureActivations(this);
+    part.#token = this.#token;
+    part.#feature = this.#feature;
+    part.#value = this.#value;
+    part.#firings = this.#firings;
+    part.#filled = part.tokens.length; // nothing is appended to shared memory
+    part.#budget = Math.min(k, this.#budget);
+    return part;
+  }
+
   /** Tokens on which a feature fired, ascending, and its values there. */
   firings(feature: number): { tokens: Int32Array; values: Float32Array } {
-    this.#index();
-    const firings = this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
+    const firings = this.#firingsOf(feature);
     return {
       tokens: firings.map((i) => this.#token[i]),
       values: Float32Array.from(firings, (i) => this.#value[i]),
     };
   }
 
+  /** Ranks of the same firings among all of their token: 1 is the strongest. */
+  ranks(feature: number): Int32Array {
+    return this.#firingsOf(feature).map((firing) => {
+      let first = firing;
+      while (first > 0 && this.#token[first - 1] === this.#token[firing]) first--;
+      return firing - first + 1;
+    });
+  }
+
+  #firingsOf(feature: number): Int32Array {
+    this.#index();
+    return this.#where!.subarray(this.#offsets![feature], this.#offsets![feature + 1]);
+  }
+
   /** Firings of all features together. */
   get firingCount(): number {
-    return this.#firings;
+    this.#index();
+    return this.#where!.length;
   }
 
   /** Tokens on which each feature fired, [F]. */
@@ -80,12 +108,23 @@ export class FeatureActivations {
   #index(): void {
     if (this.#offsets) return;
     const offsets = new Int32Array(this.features + 1);
-    for (let i = 0; i < this.#firings; i++) offsets[this.#feature[i] + 1]++;
+    this.#each((feature) => offsets[feature + 1]++);
     for (let f = 0; f < this.features; f++) offsets[f + 1] += offsets[f];
     const next = offsets.slice();
     const where = new Int32Array(offsets[this.features]);
-    for (let i = 0; i < this.#firings; i++) where[next[this.#feature[i]]++] = i;
+    this.#each((feature, i) => {
+      where[next[feature]++] = i;
+    });
     this.#offsets = offsets;
     this.#where = where;
+  }
+
+  /** Every firing within the budget. */
+  #each(visit: (feature: number, firing: number) => void): void {
+    let rank = 0;
+    for (let i = 0; i < this.#firings; i++) {
+      rank = i > 0 && this.#token[i] === this.#token[i - 1] ? rank + 1 : 1;
+      if (rank <= this.#budget) visit(this.#feature[i], i);
+    }
   }
 }

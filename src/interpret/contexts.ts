@@ -11,6 +11,8 @@ export interface Context {
   readonly tokens: Int32Array;
   /** The feature's value on each of them. */
   readonly activations: Float32Array;
+  /** The rank of that value among all of its token, 1 the strongest; 0 where the feature is silent. */
+  readonly ranks: Int32Array;
   /** Position of the peak within the passage. */
   readonly peak: number;
 }
@@ -37,20 +39,29 @@ export function topPeaks(table: FeatureActivations, feature: number, count: numb
   return peaks.sort((a, b) => b.value - a.value || a.token - b.token).slice(0, count);
 }
 
-/** The passages around the highest peaks, one a window: `before` and `after` tokens around each, cut at the window's ends. */
+/**
+ * The passages around the highest peaks, one a window: `before` and `after` tokens around each, cut at the window's ends.
+ * `peaks`: the part of the table that peaks are looked for in; default all of it.
+ */
 export function topContexts(
   table: FeatureActivations,
   feature: number,
-  { count = 12, before = 24, after = 12 }: { count?: number; before?: number; after?: number } = {},
+  options: { count?: number; before?: number; after?: number; peaks?: FeatureActivations } = {},
 ): Context[] {
+  const { count = 12, before = 24, after = 12, peaks = table } = options;
   const { tokens, values } = table.firings(feature);
-  return topPeaks(table, feature, count).map(({ token }) => {
+  const rankOf = table.ranks(feature);
+  return topPeaks(peaks, feature, count).map(({ token }) => {
     const window = Math.floor(token / table.context) * table.context;
     const start = Math.max(window, token - before);
     const end = Math.min(window + table.context, token + after + 1);
     const activations = new Float32Array(end - start);
-    for (let i = lowerBound(tokens, start); tokens[i] < end; i++) activations[tokens[i] - start] = values[i];
-    return { start, tokens: table.tokens.slice(start, end), activations, peak: token - start };
+    const ranks = new Int32Array(end - start);
+    for (let i = lowerBound(tokens, start); tokens[i] < end; i++) {
+      activations[tokens[i] - start] = values[i];
+      ranks[tokens[i] - start] = rankOf[i];
+    }
+    return { start, tokens: table.tokens.slice(start, end), activations, ranks, peak: token - start };
   });
 }
 

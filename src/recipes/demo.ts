@@ -1,6 +1,6 @@
 /**
- * The whole story in minutes: a TopK SAE on the bundled model, measured on held-out text, with a page to look at.
- * Writes `metrics.json`, `report.html` and the SAE itself.
+ * The whole story in minutes: one SAE for every k on the bundled model, measured on held-out text at several of them, with a
+ * page to look at. Writes `metrics.json`, `report.html` and the SAE itself.
  */
 import { join } from "node:path";
 import { densityHistogram, type ReportData, renderReport } from "../report/index.ts";
@@ -12,6 +12,7 @@ import {
   interruptedError,
   readJsonLines,
   SluiceError,
+  usageError,
   writeAtomic,
   writeJson,
 } from "../util/index.ts";
@@ -26,8 +27,11 @@ export interface DemoOptions {
   readonly text: readonly string[];
   readonly hook: string;
   readonly features: number;
+  /** K: active features per token, at most so many where the objective is hierarchical. */
   readonly k: number;
   readonly train: SaeTrainInput;
+  /** Active features per token to measure at; default K and what is left of it by halving, and K alone with another objective. */
+  readonly budgets?: readonly number[];
   /** Rows held for shuffling. */
   readonly buffer: number;
   /** Held-out tokens to measure on. */
@@ -53,8 +57,13 @@ export interface DemoProgress {
   work(label: string, done: number, total: number, details?: Readonly<Record<string, string>>): void;
 }
 
+type Metrics = Readonly<Record<string, number>>;
+type Measured = Metrics & { readonly k: number };
+
 export interface DemoResult {
-  readonly metrics: Readonly<Record<string, number>>;
+  /** At one k, which it names, and at all that were measured. */
+  readonly metrics: Measured;
+  readonly budgets: readonly Measured[];
   readonly files: { readonly metrics: string; readonly report: string; readonly sae: string };
   readonly seconds: number;
 }
@@ -65,6 +74,7 @@ export interface DemoResult {
  */
 export async function runDemo(device: Device, options: DemoOptions): Promise<DemoResult> {
   const { report } = options;
+  const all = budgetsOf(options);
   const clock = stopwatch();
   report.stage(`opening ${options.modelFolder} and the text ${options.text.join(", ")}`);
   const lm = await openLanguageModel(device, options.modelFolder);
@@ -76,13 +86,18 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
     clock.lap("model and text");
     sae = await trainStage(device, options, lm, train);
     clock.lap("training");
-    const evaluation = await measureStage(device, options, lm, sae, heldOut);
+    const budgets = await measureStage(device, { ...options, budgets: all }, lm, sae, heldOut);
     clock.lap("evaluation");
-    const cards = await readStage(options, lm, sae, train);
+    const shown = budgets[all.indexOf(shownOf(all))];
+    const cards = await readStage(options, lm, sae, train, { all, shown: shown.k });
     clock.lap("features");
-    const metrics = { ...evaluation.metrics, ...evaluation.splice };
-    const files = await write(options, { lm, evaluation, metrics, cards, laps: clock.laps });
-    return { metrics, files, seconds: clock.total() };
+    const files = await write(options, { lm, budgets, shown, cards, laps: clock.laps });
+    return {
+      metrics: metricsOf(shown),
+      budgets: budgets.map(metricsOf),
+      files,
+      seconds: clock.total(),
+    };
   } catch (error) {
     if (sae && error instanceof SluiceError && error.code === "interrupted") {
       throw interruptedError(
@@ -96,6 +111,30 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
     lm.model.dispose();
   }
 }
+
+/** How often K is halved for the default budgets: 64, 32, 16, 8, 4. */
+const HALVINGS = 4;
+/** Numbers come first for this k, a usual one, or for the next smaller that was measured. */
+const USUAL_K = 32;
+
+/** Ascending. */
+function budgetsOf({ k, train, budgets }: DemoOptions): number[] {
+  const halved = Array.from({ length: 1 + HALVINGS }, (_, i) => Math.ceil(k / 2 ** i));
+  const all = budgets ?? (train.objective === "hierarchical" ? halved : [k]);
+  const above = all.find((one) => one > k);
+  if (above !== undefined) {
+    throw usageError(
+      `demo: the SAE has at most k=${k} active features, so it cannot be measured at ${above}`,
+    );
+  }
+  return [...new Set(all)].sort((a, b) => a - b);
+}
+
+const shownOf = (budgets: readonly number[]): number => budgets.findLast((k) => k <= USUAL_K) ?? budgets[0];
+
+type Evaluated = SaeEvaluation & { readonly k: number };
+
+const metricsOf = ({ k, metrics, splice }: Evaluated): Measured => ({ k, ...metrics, ...splice });
 
 const pathsIn = (out: string) => ({
   metrics: join(out, "metrics.json"),
@@ -119,7 +158,8 @@ async function trainStage(
   tokens: TokenFile,
 ): Promise<Sae> {
   const { hook, features, k, train, buffer, out, report, text, version, commit, signal } = options;
-  report.stage(`training ${features} features, ${k} of them active per token, on ${hook}`);
+  const active = train.objective === "hierarchical" ? `any number up to ${k}` : k;
+  report.stage(`training ${features} features, ${active} of them active per token, on ${hook}`);
   const first = Math.min(buffer, train.tokens);
   let record: TrainRecord | undefined;
   const { sae, finishedBefore } = await trainSaeRun(device, {
@@ -158,28 +198,31 @@ async function trainStage(
 
 async function measureStage(
   device: Device,
-  { hook, evalTokens, report, signal }: DemoOptions,
+  { hook, evalTokens, budgets, report, signal }: DemoOptions & { budgets: readonly number[] },
   lm: LanguageModel,
   sae: Sae,
   text: TokenFile,
-): Promise<SaeEvaluation> {
-  report.stage("measuring on held-out text, also with the SAE inside the model");
+): Promise<Evaluated[]> {
+  report.stage(
+    `measuring on held-out text, also with the SAE inside the model, at k = ${budgets.join(", ")}`,
+  );
   const labels = {
     mean: "taking the mean",
     activations: "measuring reconstructions",
     model: "measuring the model",
   };
-  const [evaluation] = await evaluateOnModel(
+  const evaluations = await evaluateOnModel(
     device,
     sae,
     { lm, hook, text },
     {
       tokens: evalTokens,
+      budgets,
       signal,
       onProgress: ({ part, tokens, total }) => report.work(labels[part], tokens, total),
     },
   );
-  return evaluation;
+  return evaluations.map((evaluation, i) => ({ ...evaluation, k: budgets[i] }));
 }
 
 async function readStage(
@@ -187,6 +230,7 @@ async function readStage(
   lm: LanguageModel,
   sae: Sae,
   text: TokenFile,
+  budgets: { readonly all: readonly number[]; readonly shown: number },
 ): Promise<ReportData["cards"]> {
   report.stage("reading the text for the passages that each feature fires on");
   const packer = windowsOf(lm, text, { shuffle: true, seed: 1 });
@@ -194,37 +238,36 @@ async function readStage(
   const total = windows * packer.context;
   const onProgress = (n: number) => report.work("reading", n, total);
   const table = await collectFirings({ lm, sae, hook, packer, windows, signal, onProgress });
-  return featureCards(lm, sae, table, { hook, count: cards });
+  return featureCards(lm, sae, table, { hook, count: cards, ...(budgets.all.length > 1 && { budgets }) });
 }
 
 async function write(options: DemoOptions, found: Findings): Promise<DemoResult["files"]> {
   const files = pathsIn(options.out);
   const html = renderReport(reportData(options, found));
-  await writeJson(files.metrics, found.metrics);
+  await writeJson(files.metrics, { ...metricsOf(found.shown), budgets: found.budgets.map(metricsOf) });
   await writeAtomic(files.report, html);
   return files;
 }
 
 interface Findings {
   readonly lm: LanguageModel;
-  readonly evaluation: SaeEvaluation;
-  readonly metrics: Readonly<Record<string, number>>;
+  readonly budgets: readonly Evaluated[];
+  /** That whose numbers are given first. */
+  readonly shown: Evaluated;
   readonly cards: ReportData["cards"];
   readonly laps: readonly { name: string; seconds: number }[];
 }
 
 function reportData(options: DemoOptions, found: Findings): ReportData {
-  const { lm, metrics, evaluation, cards, laps } = found;
+  const { lm, budgets, shown, cards, laps } = found;
+  const { features, k } = options;
   const { spec } = lm.model;
   const trained = formatCount(options.train.tokens);
   const records = readJsonLines(join(pathsIn(options.out).sae, "metrics.jsonl")) as TrainRecord[];
+  const forEveryK = options.train.objective === "hierarchical";
   return {
-    title: `${groups(options.features)} features of ${options.hook}`,
-    summary:
-      `A TopK sparse autoencoder with ${groups(options.features)} features, ${options.k} of them active per token, was trained on ` +
-      `${trained} activations of ${lm.name} at ${options.hook} over ${quoted(options.text)}. On held-out text it explains ` +
-      `${(100 * metrics.explained_variance).toFixed(1)}% of the variance; with it in place, the model keeps ` +
-      `${(100 * metrics.loss_recovered).toFixed(1)}% of the loss that zeroing the layer would destroy.`,
+    title: `${groups(features)} features of ${options.hook}`,
+    summary: summary(options, found),
     createdAt: new Date().toISOString(),
     version: options.version,
     facts: [
@@ -234,12 +277,16 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
       ],
       ["hook", options.hook],
       ["text", options.text.join(", ")],
-      ["SAE", `TopK, F = ${groups(options.features)}, k = ${options.k}`],
+      [
+        "SAE",
+        `${forEveryK ? "HierarchicalTopK" : "TopK"}, F = ${groups(features)}, ${forEveryK ? "K" : "k"} = ${k}`,
+      ],
       ["trained on", `${trained} tokens`],
-      ["measured on", `${formatCount(evaluation.metrics.tokens)} held-out tokens`],
+      ["measured on", `${formatCount(shown.metrics.tokens)} held-out tokens`],
     ],
-    features: options.features,
-    metrics,
+    features,
+    ...pageNumbers(shown),
+    ...(budgets.length > 1 && { k: shown.k, budgets: budgets.map((b) => ({ k: b.k, ...pageNumbers(b) })) }),
     curves: {
       tokens: records.map((r) => r.tokens),
       loss: records.map((r) => r.loss),
@@ -248,18 +295,47 @@ function reportData(options: DemoOptions, found: Findings): ReportData {
       deadFraction: records.map((r) => r.dead_fraction),
       learningRate: records.map((r) => r.lr),
     },
+    ...(forEveryK && {
+      curvesNote: `The loss is the mean over all budgets up to ${k}; the rest is measured with ${k} features per token.`,
+    }),
     cardsNote:
       "Passages and densities are from the part of the text that the SAE was trained on. Raised and lowered logits are the " +
       "direct path from the decoder row through the final norm, among the tokens that this text holds.",
-    density: densityHistogram(evaluation.accumulator.density()),
     cards,
     run: {
       command: options.command,
-      config: { hook: options.hook, features: options.features, k: options.k, ...options.train },
+      config: { hook: options.hook, features, k, ...options.train },
       timings: laps,
       machine: `${lm.model.device.backend.threads} threads, ${lm.model.device.name} kernels, node ${process.versions.node}`,
     },
   };
+}
+
+const pageNumbers = (evaluation: Evaluated) => {
+  const { k: _, ...metrics } = metricsOf(evaluation);
+  return { metrics, density: densityHistogram(evaluation.accumulator.density()) };
+};
+
+/** What was trained, on what, and what came out. */
+function summary({ features, k, hook, text, train }: DemoOptions, { lm, budgets, shown }: Findings): string {
+  const percent = (share = Number.NaN): string => `${(100 * share).toFixed(1)}%`;
+  const forEveryK = train.objective === "hierarchical";
+  const kept = ({ metrics, splice }: Evaluated) => ({
+    variance: percent(metrics.explained_variance),
+    loss: percent(splice?.loss_recovered),
+  });
+  const what = forEveryK
+    ? `A HierarchicalTopK sparse autoencoder (arXiv 2505.24473), one for every number k of active features per token up to ${k},`
+    : `A TopK sparse autoencoder, k = ${k} active features per token,`;
+  const { variance, loss } = kept(shown);
+  const at = budgets.length > 1 ? ` with k = ${shown.k}` : "";
+  const few = budgets[0];
+  const fewer = few === shown ? "" : ` With k = ${few.k} it is ${kept(few).variance} and ${kept(few).loss}.`;
+  return (
+    `${what} was trained with ${groups(features)} features on ${formatCount(train.tokens)} activations of ${lm.name} at ${hook} ` +
+    `over ${quoted(text)}. On held-out text it explains ${variance} of the variance${at}; with it in place, the model keeps ` +
+    `${loss} of the loss that zeroing the layer would destroy.${fewer}`
+  );
 }
 
 const groups = (n: number): string => n.toLocaleString("en-US");

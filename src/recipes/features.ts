@@ -73,6 +73,11 @@ export interface CardOptions {
   readonly count: number;
   /** Passages on each; default 10. */
   readonly contexts?: number;
+  /**
+   * Budgets of active features to describe each feature at, for an SAE whose codes are ranked, and the one by which features
+   * and passages are chosen.
+   */
+  readonly budgets?: { readonly all: readonly number[]; readonly shown: number };
 }
 
 /** Decoder rows add to the residual stream at these points, so that they have a direct effect on the logits. */
@@ -83,12 +88,13 @@ export async function featureCards(
   lm: LanguageModel,
   sae: Sae,
   table: FeatureActivations,
-  { hook, count, contexts = 10 }: CardOptions,
+  { hook, count, contexts = 10, budgets }: CardOptions,
 ): Promise<FeatureCard[]> {
   const { tokenizer, model } = lm;
+  const shown = budgets ? table.within(budgets.shown) : table;
   const windows = table.tokens.length / table.context;
-  const active = table.firingCount / table.tokens.length; // L0
-  const chosen = tellingFeatures(table, {
+  const active = shown.firingCount / table.tokens.length; // L0
+  const chosen = tellingFeatures(shown, {
     count,
     words: wordsOf(tokenizer, table.tokens),
     minWindows: Math.min(8, Math.max(3, Math.floor(windows / 25))),
@@ -103,29 +109,49 @@ export async function featureCards(
   const nearest = await nearestFeatures(sae, chosen);
   const counted = table.tokens.reduce((n, t) => n + (tokenizer.specialIds.has(t) ? 0 : 1), 0);
   return chosen.map((id, n) => {
-    const { values } = table.firings(id);
+    const measure = measuresOf(table, id, counted);
     const weigh = (list: readonly { token: number; weight: number }[] = []) =>
       list.map(({ token, weight }) => ({ token: display(tokenizer, token), weight }));
     return {
       id,
-      density: values.length / counted,
-      maxActivation: values.reduce((a, b) => Math.max(a, b), 0),
-      activations: linearHistogram(values),
-      contexts: topContexts(table, id, { count: contexts, before: 28, after: 16 }).map((c) =>
-        contextCard(tokenizer, table.context, c),
-      ),
+      ...measure(budgets?.shown),
+      contexts: topContexts(table, id, { count: contexts, before: 28, after: 16, peaks: shown }).map((c) => {
+        const { ranks, ...card } = contextCard(tokenizer, table.context, c);
+        return budgets ? { ...card, ranks } : card;
+      }),
       promoted: weigh(effects?.[n].promoted),
       suppressed: weigh(effects?.[n].suppressed),
       nearest: nearest[n],
+      ...(budgets && {
+        budgets: budgets.all.map((k) => {
+          const { activations, ...at } = measure(k);
+          return { ...at, counts: activations.counts };
+        }),
+      }),
     };
   });
+}
+
+/** How often and how strongly a feature fires, by how many of each token's features count; `counted` tokens were measured. */
+function measuresOf(table: FeatureActivations, feature: number, counted: number) {
+  const { values } = table.firings(feature);
+  const ranks = table.ranks(feature);
+  return (k = Number.POSITIVE_INFINITY) => {
+    const active = values.filter((_, i) => ranks[i] <= k);
+    return {
+      density: active.length / counted,
+      maxActivation: active.reduce((a, b) => Math.max(a, b), 0),
+      activations: linearHistogram(active, { range: values }),
+    };
+  };
 }
 
 /**
  * A passage as one would quote it: within one document, in whole words. What of its first and last word lies outside is
  * left out, unless the peak is in it.
  */
-function contextCard(tokenizer: Tokenizer, window: number, { start, tokens, activations, peak }: Context) {
+function contextCard(tokenizer: Tokenizer, window: number, context: Context) {
+  const { start, tokens, activations, ranks, peak } = context;
   const special = (i: number) => tokenizer.specialIds.has(tokens[i]);
   let from = peak;
   while (from > 0 && !special(from - 1)) from--;
@@ -142,7 +168,11 @@ function contextCard(tokenizer: Tokenizer, window: number, { start, tokens, acti
   if (to === tokens.length) to = lastWhere(peak + 1, to, begins) ?? to;
   const first = texts[from];
   if (typeof first === "string" && first.trim() !== "") texts[from] = first.trimStart();
-  return { tokens: texts.slice(from, to), activations: Array.from(activations.subarray(from, to)) };
+  return {
+    tokens: texts.slice(from, to),
+    activations: Array.from(activations.subarray(from, to)),
+    ranks: Array.from(ranks.subarray(from, to)),
+  };
 }
 
 /** The first i from `low` to `high` of which it is true. */

@@ -151,9 +151,8 @@ async function work(
   };
   if (!found) await writeRecord(RUN, out, run);
   const result = await trainSae(device, {
-    ...options, // signal, logEvery, onMetrics, onStep
+    ...options, // train, signal, logEvery, onMetrics, onStep
     config,
-    train,
     base: options.base?.sae,
     columns,
     metadata,

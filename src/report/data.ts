@@ -55,6 +55,8 @@ export interface FeatureContext {
   readonly tokens: readonly TokenText[];
   /** [T], 0 where the feature is silent. */
   readonly activations: readonly number[];
+  /** [T], needed with budgets: place of each activation among those of its token, 1 the strongest; 0 where it is silent. */
+  readonly ranks?: readonly number[];
   /** Where it comes from, as in `sotu/1862_abraham_lincoln`. */
   readonly source?: string;
 }
@@ -83,6 +85,24 @@ export interface FeatureCard {
   readonly suppressed: readonly TokenWeight[];
   /** Features with the most similar decoder rows. */
   readonly nearest: readonly { readonly id: number; readonly cosine: number }[];
+  /** The same at each of the report's budgets. */
+  readonly budgets?: readonly CardBudget[];
+}
+
+/** What of a card changes with k. */
+export interface CardBudget {
+  readonly density: number;
+  /** 0 where the feature is silent at this k. */
+  readonly maxActivation: number;
+  /** Between the edges of the card's histogram. */
+  readonly counts: readonly number[];
+}
+
+/** An SAE measured with each token's k strongest features. */
+export interface Budget {
+  readonly k: number;
+  readonly metrics: Readonly<Record<string, number>>;
+  readonly density: DensityHistogram;
 }
 
 export interface ReportData {
@@ -100,7 +120,13 @@ export interface ReportData {
   /** Those of `METRIC_NAMES` that were measured; others are listed after them by their own names. */
   readonly metrics: Readonly<Record<string, number>>;
   readonly curves?: TrainingCurves;
+  /** Said above the curves. */
+  readonly curvesNote?: string;
   readonly density: DensityHistogram;
+  /** The same SAE at several k, ascending: the stops of the page's slider, which needs two. */
+  readonly budgets?: readonly Budget[];
+  /** The one that the page opens with: `metrics`, `density` and the cards are of it. */
+  readonly k?: number;
   /** The most telling features, best first. */
   readonly cards: readonly FeatureCard[];
   /** Said above the cards: which text their passages and densities come from, how their effects were computed. */
@@ -117,15 +143,21 @@ export interface ReportData {
 }
 
 /** The part of the data that the page's script reads, embedded as JSON. */
-export type PageData = Pick<ReportData, "metrics" | "curves" | "density" | "cards">;
+export type PageData = Pick<ReportData, "metrics" | "curves" | "density" | "cards" | "k"> & {
+  /** `texts`: what stands in the elements with these `data-text`. */
+  readonly budgets?: readonly (Budget & { readonly texts: Readonly<Record<string, string>> })[];
+};
 
-/** Counts `values` in `bins` bins of equal width from 0 (or the least value below it) to the largest. */
-export function linearHistogram(values: ArrayLike<number>, bins = 24): Histogram {
+/** Counts `values` in `bins` bins of equal width from 0 (or the least of `range`) to the largest of `range`. */
+export function linearHistogram(
+  values: ArrayLike<number>,
+  { bins = 24, range = values }: { bins?: number; range?: ArrayLike<number> } = {},
+): Histogram {
   let low = 0;
   let high = 0;
-  for (let i = 0; i < values.length; i++) {
-    low = Math.min(low, values[i]);
-    high = Math.max(high, values[i]);
+  for (let i = 0; i < range.length; i++) {
+    low = Math.min(low, range[i]);
+    high = Math.max(high, range[i]);
   }
   const width = (high - low || 1) / bins;
   const counts = new Array<number>(bins).fill(0);

@@ -40,6 +40,26 @@ dl,dd,figure{margin:0}
 .headline dd{font:500 2.05rem/1.1 var(--serif);letter-spacing:-.02em;font-variant-numeric:lining-nums tabular-nums}
 .headline dd i{font-style:normal;font-size:.58em;color:var(--soft);margin-left:.08em}
 .headline dt{color:var(--soft);font-size:.84rem;line-height:1.3;margin-top:.3rem}
+h2 small{font:400 .95rem/1 var(--sans);color:var(--soft);margin-left:.35em;white-space:nowrap}
+.slider{--thumb:1.3rem;position:sticky;top:0;z-index:3;display:flex;align-items:center;gap:1.3rem;background:var(--paper);padding:.55rem 0 .5rem;border-bottom:1px solid var(--line)}
+.slider[hidden]{display:none}
+.slider label{font-size:.95rem;font-weight:600;white-space:nowrap}
+.slider div{flex:0 1 24rem;min-width:8rem}
+.slider output{font:500 1.45rem/1 var(--serif);min-width:4.4rem;white-space:nowrap}
+.slider .kept{margin:0 0 0 auto;font-size:.86rem;line-height:1.35;color:var(--soft);text-align:right}
+.slider input{-webkit-appearance:none;appearance:none;display:block;width:100%;height:1.7rem;margin:0;padding:0;border:0;background:none;cursor:pointer;touch-action:pan-y}
+.slider input::-webkit-slider-runnable-track{height:.3rem;border-radius:1rem;background:var(--line)}
+.slider input::-moz-range-track{height:.3rem;border-radius:1rem;background:var(--line)}
+.slider input::-webkit-slider-thumb{-webkit-appearance:none;width:var(--thumb);height:var(--thumb);margin-top:-.5rem;border:2px solid var(--paper);border-radius:50%;background:var(--blue)}
+.slider input::-moz-range-thumb{box-sizing:border-box;width:var(--thumb);height:var(--thumb);border:2px solid var(--paper);border-radius:50%;background:var(--blue)}
+.slider input:focus-visible{outline:0}
+.slider input:focus-visible::-webkit-slider-thumb{outline:2px solid var(--blue)}
+.slider input:focus-visible::-moz-range-thumb{outline:2px solid var(--blue)}
+.stops{display:flex;justify-content:space-between;margin:-.15rem 0 0;font-size:.74rem;line-height:1;color:var(--soft)}
+.stops span{width:var(--thumb);text-align:center}
+.slider~section .toolbar{top:3.6rem}
+.legend{display:flex;flex-wrap:wrap;gap:.1rem 1.3rem;margin:0 0 .2rem;font-size:.88rem}
+.legend span::before{content:"";display:inline-block;width:1.1em;height:.2em;margin-right:.5em;vertical-align:.25em;background:var(--c)}
 section{padding-top:3.1rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.6rem 2.4rem}
 @media (min-width:60rem){.charts figure:last-child:nth-child(odd){grid-column:1/-1}}
@@ -115,6 +135,7 @@ mark.peak{outline:1.5px solid var(--gold-ink);font-weight:600}
 .logits .down{--side:var(--rust)}
 .logits code{position:relative;font:.95em var(--mono);white-space:pre;overflow:hidden;text-overflow:ellipsis}
 .logits span{position:relative}
+.contexts .silent .text{color:var(--soft)}
 .more{margin:.5rem 0 0 3.95rem}
 #tip{position:fixed;z-index:9;pointer-events:none;max-width:20rem;background:var(--ink);color:var(--paper);font-size:.8rem;line-height:1.35;padding:.2rem .5rem;border-radius:3px;white-space:pre-wrap}
 #tip[hidden]{display:none}
@@ -127,6 +148,11 @@ footer{padding-top:3.5rem;padding-bottom:2.5rem;color:var(--soft);font-size:.85r
   .card aside{display:grid;grid-template-columns:1fr 1fr;gap:0 1.4rem}
   .card aside .near,.card aside .heading{grid-column:1/-1}
   .toolbar{position:static}
+  .slider{gap:1rem}
+  .slider label{position:absolute;clip-path:inset(50%)}
+  .slider div{flex:1;order:1}
+  .slider output{font-size:1.25rem;min-width:3.7rem}
+  .slider .kept{display:none}
   .toolbar output{flex:1;min-width:0}
   .toolbar select{max-width:10.5rem}
   .logits{gap:.3rem 1rem}
@@ -140,7 +166,8 @@ footer{padding-top:3.5rem;padding-bottom:2.5rem;color:var(--soft);font-size:.85r
 }
 @media print{
   :root{${LIGHT} --paper:#fff}
-  .toolbar,.command button,.more,#tip{display:none!important}
+  .toolbar,.command button,.more,#tip,#k-says,.slider div{display:none!important}
+  .slider{position:static}
   body{font-size:10.5pt}
   .card{break-inside:avoid}
   section{padding-top:1.6rem}

@@ -59,13 +59,14 @@ const pageData = (folder: string): PageData => {
   return JSON.parse(json ?? "null") as PageData;
 };
 
+type Metrics = Record<string, number>;
+const metricsIn = (folder: string): Metrics & { budgets: Metrics[] } =>
+  JSON.parse(fs.readFileSync(path.join(folder, "metrics.json"), "utf8"));
+
 test("writes metrics of every name, the SAE, and a page whose cards hold real passages", async () => {
   const ran = await demo(out);
   assert.equal(ran.code, 0, ran.stderr);
-  const metrics = JSON.parse(fs.readFileSync(path.join(out, "metrics.json"), "utf8")) as Record<
-    string,
-    number
-  >;
+  const metrics = metricsIn(out);
   for (const name of METRIC_NAMES) assert.ok(Number.isFinite(metrics[name]), name);
   assert.ok(metrics.explained_variance > 0.3, `explained variance ${metrics.explained_variance}`);
   assert.equal(JSON.parse(ran.stdout).explained_variance, metrics.explained_variance);
@@ -90,6 +91,52 @@ test("writes metrics of every name, the SAE, and a page whose cards hold real pa
       assert.ok(words.includes(passage), `not in the text: ${passage}`);
     }
   }
+});
+
+test("one SAE is measured at k and its halves: more features keep more, and the top names its k", () => {
+  const { budgets, ...top } = metricsIn(out);
+  assert.deepEqual(
+    budgets.map(({ k }) => k),
+    [1, 2, 4],
+  );
+  assert.deepEqual(top, budgets[2], "the largest that is not above 32");
+  for (const [i, metrics] of budgets.entries()) {
+    for (const name of METRIC_NAMES) assert.ok(Number.isFinite(metrics[name]), name);
+    assert.ok(
+      metrics.l0 <= metrics.k && metrics.l0 > 0.9 * metrics.k,
+      `L0 ${metrics.l0} at k = ${metrics.k}`,
+    );
+    assert.equal(metrics.ce_clean, top.ce_clean);
+    if (i > 0) assert.ok(metrics.explained_variance > budgets[i - 1].explained_variance);
+  }
+});
+
+test("cards know what each k leaves of a feature", () => {
+  const { k, budgets = [], cards } = pageData(out);
+  assert.equal(k, 4);
+  assert.deepEqual(
+    budgets.map((budget) => budget.k),
+    [1, 2, 4],
+  );
+  let fewer = 0;
+  for (const { density, maxActivation, activations, contexts, budgets = [] } of cards) {
+    assert.deepEqual(
+      budgets.map((b) => b.density),
+      budgets.map((b) => b.density).toSorted((a, b) => a - b),
+      "a larger k adds tokens",
+    );
+    assert.deepEqual(budgets[2], { density, maxActivation, counts: activations.counts });
+    if (budgets[0].density < density) fewer++;
+    for (const { activations, ranks = [] } of contexts) {
+      activations.forEach((value, i) => {
+        assert.ok(
+          value > 0 ? ranks[i] >= 1 && ranks[i] <= 4 : ranks[i] === 0,
+          `${value} has rank ${ranks[i]}`,
+        );
+      });
+    }
+  }
+  assert.ok(fewer > 0, "some feature is not always the strongest");
 });
 
 test("the page stands in a browser, without an error or a request", { skip: !findChromium() }, async () => {
@@ -123,6 +170,11 @@ test("the page stands in a browser, without an error or a request", { skip: !fin
           .length,
     );
     assert.equal(unnamed, 0);
+    const shaded = await page.locator("mark").count();
+    await page.focus("#k");
+    await page.keyboard.press("Home");
+    assert.equal(await page.locator("#slider output").textContent(), "k = 1");
+    assert.ok((await page.locator("mark").count()) < shaded, "fewer tokens are shaded");
     assert.deepEqual(troubles, []);
   } finally {
     await browser.close();
@@ -142,6 +194,23 @@ test("run again it measures again and keeps the SAE; other settings train anothe
   const other = await demo(out, "--seed", "1");
   assert.equal(other.code, 0, other.stderr);
   assert.ok(fs.statSync(weights).mtimeMs > before);
+});
+
+test("a plain TopK SAE is measured at its k, and its page has no slider", async () => {
+  const folder = path.join(temp.path, "topk");
+  const ran = await demo(folder, "--objective", "mse");
+  assert.equal(ran.code, 0, ran.stderr);
+  const { budgets, ...top } = metricsIn(folder);
+  assert.deepEqual(budgets, [top]);
+  assert.equal(top.k, 4);
+  const { k, budgets: stops, cards } = pageData(folder);
+  assert.equal(k ?? stops ?? cards[0].budgets, undefined);
+});
+
+test("a k that the SAE does not reach is not measured", async () => {
+  const ran = await demo(path.join(temp.path, "beyond"), "--eval-k", "2,8");
+  assert.equal(ran.code, 2);
+  assert.match(ran.stderr, /at most k=4 active features, so it cannot be measured at 8/);
 });
 
 test("an unfinished run with other settings is refused, not thrown away", async () => {

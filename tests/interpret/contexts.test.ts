@@ -31,12 +31,29 @@ const COUNTING = Array.from({ length: 24 }, (_, i) => 100 + i);
 test("firings come in the order of the text, silent slots do not count", () => {
   const t = table(COUNTING, 12, 3, [
     [13, 2, 0.5],
-    [4, 2, 1],
     [4, 0, 3],
+    [4, 2, 1],
   ]);
   assert.deepEqual(t.firings(2), { tokens: Int32Array.of(4, 13), values: Float32Array.of(1, 0.5) });
+  assert.deepEqual(t.ranks(2), Int32Array.of(2, 1));
   assert.deepEqual(t.firings(1), { tokens: new Int32Array(), values: new Float32Array() });
   assert.deepEqual(t.counts(), Int32Array.of(1, 0, 2));
+});
+
+test("within a budget only each token's strongest features count, and nothing is appended", () => {
+  const t = table(COUNTING, 12, 3, [
+    [4, 0, 3],
+    [4, 2, 1],
+    [13, 2, 0.5],
+  ]);
+  const one = t.within(1);
+  assert.deepEqual(one.counts(), Int32Array.of(1, 0, 1));
+  assert.deepEqual(one.firings(2).tokens, Int32Array.of(13));
+  assert.equal(one.firingCount, 2);
+  assert.equal(t.firingCount, 3);
+  assert.equal(t.within(2).firingCount, 3);
+  assert.equal(one.within(2).firingCount, 2, "a part does not grow again");
+  assert.throws(() => one.append(new Float32Array(2), new Int32Array(2), 2), /do not fit/);
 });
 
 test("codes that do not fit are refused", () => {
@@ -66,6 +83,7 @@ test("a passage is cut at its window's ends and shows every firing in it", () =>
   const t = table(COUNTING, 12, 2, [
     [12, 1, 0.25],
     [14, 1, 4],
+    [16, 0, 1],
     [16, 1, 0.5],
     [23, 1, 0.125],
   ]);
@@ -74,8 +92,22 @@ test("a passage is cut at its window's ends and shows every firing in it", () =>
     start: 12,
     tokens: Int32Array.of(112, 113, 114, 115, 116),
     activations: Float32Array.of(0.25, 0, 4, 0, 0.5),
+    ranks: Int32Array.of(1, 0, 1, 0, 2),
     peak: 2,
   });
+});
+
+test("passages around the peaks of a budget still show every firing", () => {
+  const t = table(COUNTING, 12, 2, [
+    [2, 1, 9],
+    [4, 0, 8],
+    [4, 1, 7],
+    [14, 0, 6],
+    [14, 1, 5],
+  ]);
+  const found = topContexts(t, 1, { before: 1, after: 2, peaks: t.within(1) });
+  assert.equal(found.length, 1, "it is among the strongest of the first window only");
+  assert.deepEqual(found[0].activations, Float32Array.of(0, 9, 0, 7));
 });
 
 /** Sixteen windows of six words; in every window word 3 of the text is a rare one. */

@@ -8,7 +8,7 @@ import {
   renderReport,
   tokenText,
 } from "../../src/report/index.ts";
-import { sampleReport } from "./sample.ts";
+import { sampleEveryK, sampleReport } from "./sample.ts";
 
 /** The JSON that the page's script reads. */
 function embedded(page: string): Pick<ReportData, "cards" | "metrics"> {
@@ -24,7 +24,7 @@ const rendered = (data: ReportData): string =>
 const small = (): ReportData => sampleReport(2);
 
 test("the page is self-contained and under 3 MB", () => {
-  const { length } = renderReport(sampleReport(100));
+  const { length } = renderReport(sampleEveryK(100));
   assert.ok(length < 3e6, `${length} bytes`);
   const page = rendered(sampleReport(1));
   assert.doesNotMatch(page, /<(?:link|img|iframe)\b|<script[^>]+src=|@import|url\(/);
@@ -34,14 +34,19 @@ test("the page is self-contained and under 3 MB", () => {
 test("every metric stands in the table with its name, value and formula", () => {
   const page = rendered(small());
   for (const name of METRIC_NAMES)
-    assert.match(page, new RegExp(`<code>${name}</code></th><td class="number">[^<–]+</td>`));
+    assert.match(
+      page,
+      new RegExp(
+        `<code>${name}</code></th><td class="number"><span data-text="metric.${name}">[^<–]+</span></td>`,
+      ),
+    );
   assert.equal(page.match(/<math\b/g)?.length, METRIC_NAMES.length);
 });
 
 test("metrics that were not measured are left out, unknown ones are listed, NaN is a dash", () => {
   const page = rendered({ ...small(), metrics: { l0: 32, mse: Number.NaN, my_metric: 7 } });
-  assert.match(page, /<code>mse<\/code><\/th><td class="number">–</);
-  assert.match(page, /<dt><code>my_metric<\/code><\/dt><dd>7</);
+  assert.match(page, /<code>mse<\/code><\/th><td class="number"><span[^>]*>–</);
+  assert.match(page, /<dt><code>my_metric<\/code><\/dt><dd><span[^>]*>7</);
   assert.doesNotMatch(page, /ce_clean<\/code>/);
   assert.doesNotMatch(page, /data-chart="ladder"/);
   assert.doesNotMatch(page, /data-metric="explained_variance"/);
@@ -108,6 +113,20 @@ test("lengths that disagree are refused by name", () => {
   assert.throws(() => renderReport({ ...data, density }), /2 counts needs one edge more, it has 2/);
 });
 
+test("budgets that a slider cannot show are refused", () => {
+  const data = sampleEveryK(2);
+  const [first, second] = data.budgets!;
+  const refused = (part: Partial<ReportData>, message: RegExp) =>
+    assert.throws(() => renderReport({ ...data, ...part }), message);
+  refused({ budgets: [first], k: 4 }, /budgets of k=4; a slider needs two/);
+  refused({ budgets: [second, first] }, /budgets of k=8,4; .* ascending/);
+  refused({ k: 7 }, /k=7 is none of the budgets 4,8,16,32,64/);
+  const { budgets: _, ...bare } = data.cards[0];
+  refused({ cards: [bare] }, /feature 17 has 0 budgets, the report 5/);
+  const contexts = [{ tokens: ["a"], activations: [1] }];
+  refused({ cards: [{ ...data.cards[0], contexts }] }, /feature 17, context 0: 1 tokens but no ranks/);
+});
+
 test("the density histogram counts whole decades and keeps silent features apart", () => {
   const { edges, counts, never } = densityHistogram([0, 0, 0.001, 0.05, 0.5, 1], 1);
   assert.deepEqual(edges, [-3, -2, -1, 0]);
@@ -117,10 +136,11 @@ test("the density histogram counts whole decades and keeps silent features apart
 });
 
 test("the linear histogram reaches from zero to the largest value", () => {
-  const { edges, counts } = linearHistogram([0.5, 1, 4], 4);
+  const { edges, counts } = linearHistogram([0.5, 1, 4], { bins: 4 });
   assert.deepEqual(edges, [0, 1, 2, 3, 4]);
   assert.deepEqual(counts, [1, 1, 0, 1]);
-  assert.deepEqual(linearHistogram([], 2).counts, [0, 0]);
+  assert.deepEqual(linearHistogram([], { bins: 2 }).counts, [0, 0]);
+  assert.deepEqual(linearHistogram([1, 2], { bins: 4, range: [0.5, 4] }), { edges, counts: [0, 1, 1, 0] });
 });
 
 test("token bytes become text where they are valid UTF-8, and hexadecimal elsewhere", () => {

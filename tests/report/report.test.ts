@@ -10,7 +10,7 @@ import { pathToFileURL } from "node:url";
 import type { Browser, BrowserContextOptions, Page } from "playwright-core";
 import { type ReportData, renderReport } from "../../src/report/index.ts";
 import { findChromium, launch } from "./browser.ts";
-import { sampleReport } from "./sample.ts";
+import { sampleEveryK, sampleReport } from "./sample.ts";
 
 const executable = findChromium();
 const skip = executable ? false : "no Chromium found on the PATH";
@@ -136,6 +136,113 @@ describe("report in a browser", { skip, concurrency: false }, () => {
     assert.match((await page.textContent(".contexts .text")) ?? "", /↵/);
   });
 
+  const text = (page: Page, selector: string): Promise<string | null> =>
+    page.locator(selector).first().textContent();
+
+  test("the slider moves by keyboard from one measured k to the next, and says which", async () => {
+    const { page, troubles } = await open(sampleEveryK(3));
+    const slider = page.getByRole("slider", { name: "Active features per token" });
+    assert.equal(await slider.getAttribute("aria-valuetext"), "k = 32");
+    await slider.focus();
+    const seen: (string | null)[] = [];
+    for (const key of ["End", "ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowLeft"]) {
+      await page.keyboard.press(key);
+      seen.push(await slider.getAttribute("aria-valuetext"));
+    }
+    assert.deepEqual(seen, ["k = 64", "k = 32", "k = 16", "k = 8", "k = 4", "k = 4"]);
+    assert.equal(await text(page, "#slider output"), "k = 4");
+    assert.deepEqual(troubles, []);
+  });
+
+  test("numbers, charts and titles are those of the chosen k", async () => {
+    const data = sampleEveryK(3);
+    const { page } = await open(data);
+    const ladder = page.locator("[data-chart=ladder] svg");
+    const before = await ladder.textContent();
+    assert.match(before ?? "", new RegExp(data.metrics.ce_spliced.toFixed(3)));
+    await page.focus("#k");
+    await page.keyboard.press("Home");
+    const { metrics, density } = data.budgets![0];
+    const variance = metrics.explained_variance;
+    assert.equal(await text(page, "[data-metric=explained_variance] dd"), `${(100 * variance).toFixed(1)}%`);
+    assert.equal(await text(page, "[data-metric=l0] dd"), "4.0");
+    assert.equal(await text(page, "tr:has(code:text-is('kl')) td.number"), metrics.kl.toFixed(4));
+    assert.match(
+      (await text(page, "#density .lead")) ?? "",
+      new RegExp(`${density.never.toLocaleString("en-US")} of`),
+    );
+    for (const id of ["loss", "density", "metrics", "features"]) {
+      assert.match((await text(page, `#${id} h2`)) ?? "", / at k = 4$/);
+    }
+    assert.match((await ladder.textContent()) ?? "", new RegExp(metrics.ce_spliced.toFixed(3)));
+    const curve = page.locator("[data-chart=budgets] svg");
+    assert.match((await curve.textContent()) ?? "", new RegExp(`${(100 * variance).toFixed(1)}%`));
+    assert.match((await page.getAttribute("[data-chart=ladder] svg", "aria-label")) ?? "", /at k = 4$/);
+  });
+
+  test("passages shade what is among its token's k strongest; one without any is grey", async () => {
+    const data = sampleEveryK(1);
+    const context = {
+      tokens: ["a", " b", " c", " d"],
+      activations: [0, 3, 2, 1],
+      ranks: [0, 20, 5, 60],
+    };
+    const { page } = await open({ ...data, cards: [{ ...data.cards[0], contexts: [context] }] });
+    const shaded = async () => ({
+      marks: await page.locator(".contexts mark").allTextContents(),
+      peak: await page.locator(".contexts mark.peak").allTextContents(),
+      value: await text(page, ".contexts .value"),
+      grey: await page.locator(".contexts li.silent").count(),
+    });
+    assert.deepEqual(await shaded(), { marks: ["b", "c"], peak: ["b"], value: "3.00", grey: 0 });
+    await page.focus("#k");
+    await page.keyboard.press("End");
+    assert.deepEqual(await shaded(), { marks: ["b", "c", "d"], peak: ["b"], value: "3.00", grey: 0 });
+    await page.keyboard.press("Home");
+    assert.deepEqual(await shaded(), { marks: [], peak: [], value: "–", grey: 1 });
+    assert.equal(await text(page, ".card .measures dd"), "silent");
+    await page.keyboard.press("ArrowRight");
+    assert.equal(await page.getAttribute(".contexts mark", "data-value"), "2.00, rank 5");
+    assert.deepEqual(await shaded(), { marks: ["c"], peak: ["c"], value: "2.00", grey: 0 });
+    assert.notEqual(await text(page, ".card .measures dd"), "silent");
+  });
+
+  test("passages that come on demand are of the chosen k, and sorting goes by its densities", async () => {
+    const data = sampleEveryK(3);
+    const falling = data.cards.map((card, n) => ({
+      ...card,
+      budgets: card.budgets!.map((budget, i) => ({
+        ...budget,
+        density: i === 0 ? (n + 1) / 100 : 0.5 / (n + 1),
+      })),
+    }));
+    const { page } = await open({ ...data, cards: falling });
+    const ids = data.cards.map((card) => `feature-${card.id}`);
+    await page.selectOption("#sort", "density-down");
+    assert.deepEqual(await shownCards(page), ids);
+    await page.focus("#k");
+    await page.keyboard.press("Home");
+    await page.selectOption("#sort", "density-up");
+    assert.deepEqual(await shownCards(page), ids);
+    const silent = page.locator(`#${ids[0]}`);
+    await silent.locator(".more").click();
+    assert.equal(await silent.locator(".contexts li.silent").count(), 10);
+  });
+
+  test("a finger on the track moves the slider", async () => {
+    const { page } = await open(sampleEveryK(1), { viewport: { width: 360, height: 740 }, hasTouch: true });
+    await page.locator("#k").scrollIntoViewIfNeeded();
+    const box = (await page.locator("#k").boundingBox())!;
+    assert.ok(box.height >= 24, `${box.height} px are enough for a finger`);
+    await page.touchscreen.tap(box.x + box.width - 5, box.y + box.height / 2);
+    assert.equal(await page.getAttribute("#k", "aria-valuetext"), "k = 64");
+  });
+
+  test("a report of one k has no slider", async () => {
+    const { page } = await open(sampleReport(1));
+    assert.equal(await page.locator("#slider, #k-says, [data-chart=budgets], h2 small").count(), 0);
+  });
+
   test("hostile text stays text", async () => {
     const hostile = `</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">\u0000\u202e`;
     const data = sampleReport(1);
@@ -159,7 +266,7 @@ describe("report in a browser", { skip, concurrency: false }, () => {
 
   test("nothing is wider than a phone, in dark as in light", async () => {
     for (const colorScheme of ["light", "dark"] as const) {
-      const { page, troubles } = await open(sampleReport(3), {
+      const { page, troubles } = await open(sampleEveryK(3), {
         viewport: { width: 360, height: 740 },
         colorScheme,
       });

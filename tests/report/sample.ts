@@ -167,3 +167,52 @@ export function sampleReport(cards = 40): ReportData {
     },
   };
 }
+
+const STOPS = [4, 8, 16, 32, 64];
+
+/** The same as one SAE for every k up to 64, opened at 32. */
+export function sampleEveryK(cards = 40): ReportData {
+  const random = generator(11);
+  const report = sampleReport(cards);
+  const { metrics, density } = report;
+  const budgets = STOPS.map((k) => {
+    const part = Math.log2(k) / 6; // 1 at k = 64
+    const explained_variance = 0.97 * part ** 0.6 - 0.03;
+    const loss_recovered = 1 - 0.3 * (1.05 - part) ** 2;
+    const ce_spliced = metrics.ce_zero - loss_recovered * (metrics.ce_zero - metrics.ce_clean);
+    const kl = ce_spliced - metrics.ce_clean;
+    const dead_fraction = 0.2 * (1 - part);
+    const fewer = density.counts.map((count) => Math.round(count * part));
+    const never = report.features - fewer.reduce((a, b) => a + b, 0);
+    return {
+      k,
+      metrics: { ...metrics, explained_variance, loss_recovered, ce_spliced, kl, dead_fraction, l0: k },
+      density: { ...density, counts: fewer, never },
+    };
+  });
+  const shown = budgets[3];
+  return {
+    ...report,
+    ...shown,
+    summary: report.summary.replace("A TopK", "A HierarchicalTopK"),
+    budgets,
+    curvesNote: "With all 64 features per token.",
+    cards: report.cards.map((card, n) => {
+      const least = n === 0 ? 5 : 1; // the first feature is silent at k = 4
+      const rank = () => least + Math.floor((65 - least) * random() ** 3);
+      const contexts = card.contexts.map((context) => ({
+        ...context,
+        ranks: context.activations.map((value) => (value > 0 ? rank() : 0)),
+      }));
+      const perBudget = STOPS.map((k) => {
+        const part = k < least ? 0 : k / 64;
+        return {
+          density: card.density * part,
+          maxActivation: part > 0 ? card.maxActivation : 0,
+          counts: card.activations.counts.map((count) => Math.round(count * part)),
+        };
+      });
+      return { ...card, contexts, budgets: perBudget, density: perBudget[3].density };
+    }),
+  };
+}

@@ -17,7 +17,13 @@ const schema = z.object({
     .describe("corpora, files or folders to train on; their held-out part is measured on"),
   hook: z.string().default("blocks.3.hook_resid_post").describe("hook point"),
   features: count().default(4096).describe("F, number of features"),
-  k: count().default(32).describe("active features per token"),
+  objective: z
+    .enum(["hierarchical", "mse"])
+    .default("hierarchical")
+    .describe("hierarchical: one SAE for every number of active features up to k; mse: for k only (TopK)"),
+  k: count()
+    .default(64)
+    .describe("K, active features per token; at most so many with the hierarchical objective"),
   tokens: count().default(1_500_000).describe("activation vectors to train on"),
   batch: count().default(2048).describe("activation vectors per step"),
   lr: z
@@ -33,6 +39,12 @@ const schema = z.object({
     .describe("seed of the initial weights and of the order of the text"),
   buffer: count().default(65_536).describe("activation vectors held in memory for shuffling"),
   evalTokens: count().default(40_000).describe("held-out tokens to measure on"),
+  evalK: z
+    .array(count())
+    .optional()
+    .describe(
+      "numbers of active features to measure at, the stops of the page's slider [k, k/2 … k/16; mse: k]",
+    ),
   readTokens: count().default(250_000).describe("tokens to search for telling passages"),
   cards: count().default(60).describe("features on the page"),
   out: z.string().default("out/demo").describe("folder for the results"),
@@ -44,11 +56,17 @@ export const demo = defineCommand({
   name: "demo",
   summary: "the whole story on the bundled model, in minutes, with a report to look at",
   description:
-    "Trains a TopK sparse autoencoder on the middle layer of the bundled language model brook over the State of the " +
-    "Union speeches, measures it on held-out speeches with the SAE inside the model, and writes metrics.json and " +
-    "report.html: curves, metrics with their formulas, and the most telling features with the passages they fire on.",
+    "Trains a HierarchicalTopK sparse autoencoder (arXiv 2505.24473), one SAE for every number k of active features up to " +
+    "--k, on the middle layer of the bundled language model brook over the State of the Union speeches, measures it on " +
+    "held-out speeches with the SAE inside the model, and writes metrics.json and report.html: curves, metrics with their " +
+    "formulas, the most telling features with the passages they fire on, and a slider for k. The numbers at the top of " +
+    "metrics.json are those of the k that it names, 32 if that was measured; `budgets` has those of every k.",
   schema,
-  examples: ["sluice demo", "sluice demo --tokens 300k --out out/quick"],
+  examples: [
+    "sluice demo",
+    "sluice demo --tokens 300k --out out/quick",
+    "sluice demo --objective mse --k 32 --out out/topk",
+  ],
   run: (options, context) =>
     withDevice(options, async (device) => {
       const folder = options.model ?? bundledModel();
@@ -56,10 +74,12 @@ export const demo = defineCommand({
       if (device.name === "ref" && options.tokens >= SLOW_TOKENS) {
         context.log(`on these loops that takes hours; a small demo: ${commandName()} demo ${SMALL}`);
       }
-      const { metrics, files, seconds } = await runDemo(device, {
+      const { tokens, batch, lr, seed, objective } = options;
+      const result = await runDemo(device, {
         ...options,
         modelFolder: folder,
-        train: { tokens: options.tokens, batch: options.batch, lr: options.lr, seed: options.seed },
+        train: { tokens, batch, lr, seed, objective },
+        budgets: options.evalK,
         command: commandLine(options),
         version: packageVersion(),
         commit: packageCommit(),
@@ -67,7 +87,8 @@ export const demo = defineCommand({
         report: progress,
       });
       progress.finish();
-      return { json: { ...metrics, files, seconds }, text: story(metrics, { files, seconds, folder }) };
+      const { metrics, budgets, files, seconds } = result;
+      return { json: { ...metrics, budgets, files, seconds }, text: story(result, options, folder) };
     }),
 });
 
@@ -119,14 +140,26 @@ function commandLine(options: Options): string {
 }
 
 function story(
-  m: Readonly<Record<string, number>>,
-  { files, seconds, folder }: Pick<DemoResult, "files" | "seconds"> & { folder: string },
+  { metrics: m, budgets, files, seconds }: DemoResult,
+  options: Options,
+  folder: string,
 ): string {
   const sluice = commandName();
   const model = `--model ${shellWord(folder)}`;
+  const measured = `${sluice} sae eval --sae ${shellWord(files.sae)} ${model}`;
+  const curve = budgets.map(({ k }) => k).join(",");
   return [
     `Done in ${formatDuration(seconds)}.`,
     "",
+    ...(budgets.length > 1
+      ? [
+          `One SAE with any number k of active features up to ${options.k}:`,
+          "",
+          ...table(budgets),
+          "",
+          `At k = ${m.k}:`,
+        ]
+      : []),
     `  explained variance    ${m.explained_variance.toFixed(4)}   (held-out text, pooled R²)`,
     `  L0                    ${m.l0.toFixed(1)}     active features per token`,
     `  dead features         ${(100 * m.dead_fraction).toFixed(1)}%`,
@@ -137,8 +170,25 @@ function story(
     `  read   ${resolve(files.metrics)}`,
     "",
     "Next:",
-    `  ${sluice} sae eval --sae ${shellWord(files.sae)} ${model} --text brown`,
+    `  ${measured} --text brown${budgets.length > 1 ? ` --k ${curve}` : ""}`,
     `  ${sluice} sae train ${model} --text sotu --hook blocks.1.hook_resid_post --features 8192 --tokens 4M --out out/early`,
     `  ${sluice} lm generate ${model} --prompt 'The people of'`,
   ].join("\n");
+}
+
+/** One line for each k. */
+function table(budgets: DemoResult["budgets"]): string[] {
+  const share = (x: number): string => `${(100 * x).toFixed(1)}%`;
+  const rows = [
+    ["k", "explained variance", "loss recovered", "KL", "dead features"],
+    ...budgets.map((m) => [
+      String(m.k),
+      m.explained_variance.toFixed(4),
+      share(m.loss_recovered),
+      m.kl.toFixed(4),
+      share(m.dead_fraction),
+    ]),
+  ];
+  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
+  return rows.map((row) => `  ${row.map((cell, i) => cell.padStart(widths[i])).join("   ")}`);
 }

@@ -3,6 +3,22 @@
  */
 import type { FeatureCard, FeatureContext, Histogram, TokenText, TokenWeight } from "../data.ts";
 import { element, showNumber, showShare } from "./dom.ts";
+import type { Stop } from "./slider.ts";
+
+type Measures = Pick<FeatureCard, "density" | "maxActivation" | "activations">;
+
+/** What of a card changes with k. */
+export function atStop(card: FeatureCard, stop: Stop | undefined): Measures {
+  const budget = stop && card.budgets?.[stop.index];
+  return budget ? { ...budget, activations: { ...card.activations, counts: budget.counts } } : card;
+}
+
+/** A passage as it is at the chosen k: what is not among its token's k strongest is silent. */
+function contextAt(context: FeatureContext, stop: Stop | undefined): FeatureContext {
+  const { activations, ranks } = context;
+  if (!stop || !ranks) return context;
+  return { ...context, activations: activations.map((value, i) => (ranks[i] <= stop.k ? value : 0)) };
+}
 
 /** Contexts shown before "more" is asked for. */
 const FIRST = 5;
@@ -11,8 +27,8 @@ const FIRST = 5;
 interface Piece {
   text: TokenText;
   activation: number;
-  /** Values of the tokens, as the tip shows them. */
-  values: number[];
+  /** Values of the tokens, as the tip shows them, with their ranks where there are any. */
+  values: string;
 }
 
 const encoder = new TextEncoder();
@@ -33,9 +49,15 @@ function decode(bytes: readonly number[]): string | undefined {
 /** Neighbouring byte tokens that make a character together become one piece. */
 function joinBytes(context: FeatureContext): Piece[] {
   const pieces: Piece[] = [];
+  const piece = (text: TokenText, from: number, to: number): Piece => {
+    const values = context.activations.slice(from, to);
+    const ranks = context.ranks?.slice(from, to);
+    const rank = ranks ? `, rank ${ranks.join(" + ")}` : "";
+    return { text, activation: Math.max(...values), values: values.map(showNumber).join(" + ") + rank };
+  };
   for (let i = 0; i < context.tokens.length; i++) {
     const token = context.tokens[i];
-    let piece: Piece = { text: token, activation: context.activations[i], values: [context.activations[i]] };
+    let next = piece(token, i, i + 1);
     if (typeof token !== "string") {
       const bytes: number[] = [];
       for (
@@ -46,13 +68,12 @@ function joinBytes(context: FeatureContext): Piece[] {
         bytes.push(...bytesOf(context.tokens[j]));
         const text = decode(bytes);
         if (text === undefined) continue;
-        const values = context.activations.slice(i, j + 1);
-        piece = { text, activation: Math.max(...values), values: [...values] };
+        next = piece(text, i, j + 1);
         i = j;
         break;
       }
     }
-    pieces.push(piece);
+    pieces.push(next);
   }
   return pieces;
 }
@@ -79,7 +100,8 @@ function visible(text: TokenText): Node {
   return shown;
 }
 
-function contextLine(context: FeatureContext, largest: number): HTMLLIElement {
+/** Fills a passage's line. */
+function fillLine(line: HTMLLIElement, context: FeatureContext, largest: number): void {
   const pieces = joinBytes(context);
   if (typeof pieces[0]?.text === "string") pieces[0].text = pieces[0].text.replace(/^ +(?=\S)/, "");
   const peak = Math.max(...pieces.map((piece) => piece.activation));
@@ -95,7 +117,7 @@ function contextLine(context: FeatureContext, largest: number): HTMLLIElement {
     const strength = Math.min(1, piece.activation / largest);
     const mark = element("mark", {
       style: `--a:${strength.toFixed(3)}`,
-      "data-value": piece.values.map(showNumber).join(" + "),
+      "data-value": piece.values,
     });
     if (isPeak) mark.className = "peak";
     // The space before a word stays unshaded: at a line's end it would hang there as a stray block.
@@ -105,26 +127,44 @@ function contextLine(context: FeatureContext, largest: number): HTMLLIElement {
     text.append(mark);
   }
   if (context.source) text.append(element("span", { class: "source" }, context.source));
-  return element("li", {}, element("span", { class: "value" }, showNumber(peak)), text);
+  line.classList.toggle("silent", !(peak > 0));
+  line.replaceChildren(element("span", { class: "value" }, peak > 0 ? showNumber(peak) : "–"), text);
 }
 
-function contextList(card: FeatureCard): Node[] {
+interface Lines {
+  readonly nodes: readonly Node[];
+  readonly show: (stop: Stop | undefined) => void;
+}
+
+function contextList(card: FeatureCard, opening: Stop | undefined): Lines {
   const lines = element("ol", { class: "contexts", "aria-label": `contexts of feature ${card.id}` });
-  const show = (contexts: readonly FeatureContext[]): void => {
-    for (const context of contexts) lines.append(contextLine(context, card.maxActivation));
+  const shown: { context: FeatureContext; line: HTMLLIElement }[] = [];
+  const largest = Math.max(card.maxActivation, ...(card.budgets ?? []).map((b) => b.maxActivation));
+  let stop = opening;
+  const add = (contexts: readonly FeatureContext[]): void => {
+    for (const context of contexts) {
+      const line = element("li");
+      shown.push({ context, line });
+      lines.append(line);
+      fillLine(line, contextAt(context, stop), largest);
+    }
   };
-  show(card.contexts.slice(0, FIRST));
+  const show = (now: Stop | undefined): void => {
+    stop = now;
+    for (const { context, line } of shown) fillLine(line, contextAt(context, stop), largest);
+  };
+  add(card.contexts.slice(0, FIRST));
   const rest = card.contexts.slice(FIRST);
-  if (rest.length === 0) return [lines];
+  if (rest.length === 0) return { nodes: [lines], show };
   const more = element("button", { type: "button", class: "more" }, `${rest.length} more`);
   more.addEventListener("click", () => {
-    show(rest);
+    add(rest);
     more.remove();
     const first = lines.children[FIRST] as HTMLElement;
     first.tabIndex = -1; // the keyboard goes on where the new lines begin
     first.focus({ preventScroll: true });
   });
-  return [lines, more];
+  return { nodes: [lines, more], show };
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -187,22 +227,29 @@ function neighbours(card: FeatureCard, shown: ReadonlySet<number>): HTMLElement 
   return line;
 }
 
-export function cardElement(card: FeatureCard, shown: ReadonlySet<number>): HTMLElement {
+/** A card, and what brings it to another stop of the slider. */
+export function cardElement(
+  card: FeatureCard,
+  shown: ReadonlySet<number>,
+  opening: Stop | undefined,
+): { article: HTMLElement; show: (stop: Stop) => void } {
   const heading = element(
     "div",
     { class: "heading" },
     element("h3", {}, element("a", { href: `#feature-${card.id}` }, `Feature ${card.id}`)),
     card.label !== undefined && element("p", { class: "label" }, card.label),
   );
+  const density = element("dd");
+  const largest = element("dd");
   const measures = element(
     "dl",
     { class: "measures" },
     element("dt", {}, "density"),
-    element("dd", {}, showShare(card.density)),
+    density,
     element("dt", {}, "largest"),
-    element("dd", {}, showNumber(card.maxActivation)),
+    largest,
   );
-  const histogram = element("div", {}, ...bars(card.activations));
+  const histogram = element("div");
   const aside = element("aside", {}, heading, measures, histogram, neighbours(card, shown));
   const logits = element(
     "div",
@@ -210,18 +257,31 @@ export function cardElement(card: FeatureCard, shown: ReadonlySet<number>): HTML
     logitList("raises the logit of", "up", card.promoted),
     logitList("lowers the logit of", "down", card.suppressed),
   );
+  const contexts = contextList(card, opening);
   const body = element(
     "div",
     {},
-    ...contextList(card),
+    ...contexts.nodes,
     card.promoted.length + card.suppressed.length > 0 && logits,
   );
-  return element(
+  const article = element(
     "article",
     { class: "card", id: `feature-${card.id}`, "aria-label": `feature ${card.id}` },
     aside,
     body,
   );
+  const measure = (stop: Stop | undefined): void => {
+    const at = atStop(card, stop);
+    density.textContent = at.density > 0 ? showShare(at.density) : "silent";
+    largest.textContent = at.maxActivation > 0 ? showNumber(at.maxActivation) : "–";
+    histogram.replaceChildren(...bars(at.activations));
+  };
+  measure(opening);
+  const show = (stop: Stop): void => {
+    measure(stop);
+    contexts.show(stop);
+  };
+  return { article, show };
 }
 
 const plain = (text: TokenText): string =>

@@ -2,19 +2,10 @@
  * The charts, drawn by Observable Plot into the page's `.chart` elements and redrawn when their width changes.
  */
 import * as Plot from "@observablehq/plot";
-import type { DensityHistogram, PageData, TrainingCurves } from "../data.ts";
+import type { Budget, DensityHistogram, PageData, TrainingCurves } from "../data.ts";
+import { frame, linesChart, short, tip } from "./plots.ts";
 
-const AXIS = { fontSize: "11px", color: "var(--soft)", background: "transparent" };
 const LINE = "var(--blue)";
-
-/** 1234567 → 1.23M, 0.0004 → 4e-4 */
-function short(value: number): string {
-  const size = Math.abs(value);
-  if (size >= 1e6) return `${+(value / 1e6).toPrecision(3)}M`;
-  if (size >= 1e4) return `${+(value / 1e3).toPrecision(3)}k`;
-  if (size > 0 && size < 1e-2) return (+value.toPrecision(3)).toExponential().replace("-", "−");
-  return String(+value.toPrecision(4)).replace("-", "−");
-}
 
 type CurveName = Exclude<keyof TrainingCurves, "tokens">;
 
@@ -41,13 +32,7 @@ function curve(all: TrainingCurves, name: CurveName, width: number): Element {
   const domain = flat ? [Math.min(0, low), high === 0 ? (share ? 0.01 : 1) : high * 1.2] : [low, high];
   const format = CURVE_FORMAT[name];
   return Plot.plot({
-    width,
-    height: name === "learningRate" ? 120 : 190,
-    marginLeft: 46,
-    marginRight: 18,
-    marginTop: 12,
-    marginBottom: 26,
-    style: AXIS,
+    ...frame(width, name === "learningRate" ? 120 : 190),
     x: { tickFormat: short, ticks: Math.max(3, width / 110), label: null, tickSize: 0 },
     y: {
       domain,
@@ -81,44 +66,48 @@ function curve(all: TrainingCurves, name: CurveName, width: number): Element {
       Plot.tip(
         points,
         Plot.pointerX({
+          ...tip,
           x: "x",
           y: "y",
           title: (p: { x: number; y: number }) => `${format(p.y)}\nat ${short(p.x)} tokens`,
-          stroke: "var(--line)",
-          fill: "var(--raised)",
         }),
       ),
     ],
   });
 }
 
-function density(histogram: DensityHistogram, width: number): Element {
+/** `all`: the same at every k, on whose axes it is drawn, so that they stay when k changes. */
+function density(histogram: DensityHistogram, all: readonly DensityHistogram[], width: number): Element {
   const bins = histogram.counts.map((count, i) => ({
     x1: histogram.edges[i],
     x2: histogram.edges[i + 1],
     count,
   }));
+  const edges = all.flatMap((one) => one.edges);
   const decade = (log: number): string => {
     const percent = 10 ** (log + 2);
     return `${percent >= 0.001 ? String(+percent.toPrecision(1)) : percent.toExponential(0)}%`;
   };
   return Plot.plot({
-    width,
-    height: 240,
-    marginLeft: 46,
+    ...frame(width, 240),
     marginRight: 14,
     marginBottom: 40,
-    marginTop: 12,
-    style: AXIS,
     x: {
+      domain: [Math.min(...edges), Math.max(...edges)],
       label: "share of tokens on which a feature is active",
       labelAnchor: "center",
       labelArrow: "none",
-      ticks: bins.length > 0 ? [...new Set(histogram.edges.map(Math.round))] : [],
+      ticks: [...new Set(edges.map(Math.round))],
       tickFormat: decade,
       tickSize: 4,
     },
-    y: { grid: true, label: null, ticks: 4, tickSize: 0 },
+    y: {
+      domain: [0, Math.max(1, ...all.flatMap((one) => one.counts))],
+      grid: true,
+      label: null,
+      ticks: 4,
+      tickSize: 0,
+    },
     marks: [
       Plot.rectY(bins, {
         x1: "x1",
@@ -132,20 +121,19 @@ function density(histogram: DensityHistogram, width: number): Element {
       Plot.tip(
         bins,
         Plot.pointerX({
+          ...tip,
           x: (b: { x1: number; x2: number }) => (b.x1 + b.x2) / 2,
           y: "count",
           title: (b: { x1: number; x2: number; count: number }) =>
             `${b.count} features\n${(10 ** (b.x1 + 2)).toPrecision(2)}% – ${(10 ** (b.x2 + 2)).toPrecision(2)}% of tokens`,
-          stroke: "var(--line)",
-          fill: "var(--raised)",
         }),
       ),
     ],
   });
 }
 
-/** The cross-entropies as marks on one scale. */
-function ladder(metrics: PageData["metrics"], width: number): Element {
+/** The cross-entropies as marks on one scale, that of `all`. */
+function ladder(metrics: Metrics, all: readonly Metrics[], width: number): Element {
   const names: [string, string, string][] = [
     ["ce_clean", "untouched", "var(--ink)"],
     ["ce_spliced", "reconstructed", "var(--blue)"],
@@ -156,16 +144,22 @@ function ladder(metrics: PageData["metrics"], width: number): Element {
     .filter(([name]) => Number.isFinite(metrics[name]))
     .map(([name, label, color]) => ({ label, color, value: metrics[name] }));
   const start = metrics.ce_clean;
+  const values = all.flatMap((one) => names.map(([name]) => one[name])).filter(Number.isFinite);
   const roomy = width > 560;
   return Plot.plot({
-    width,
-    height: 34 * rungs.length + 36,
+    ...frame(width, 34 * rungs.length + 36),
     marginLeft: roomy ? 112 : 100,
     marginRight: 60,
     marginTop: 4,
     marginBottom: 28,
-    style: AXIS,
-    x: { zero: false, nice: true, grid: true, ticks: roomy ? 8 : 4, label: null, tickSize: 0 },
+    x: {
+      domain: [Math.min(...values), Math.max(...values)],
+      nice: true,
+      grid: true,
+      ticks: roomy ? 8 : 4,
+      label: null,
+      tickSize: 0,
+    },
     y: { domain: rungs.map((r) => r.label), label: null, tickSize: 0, padding: 0.6 },
     marks: [
       Plot.axisY({ tickSize: 0, fontSize: 13, label: null, fill: "var(--ink)" }),
@@ -192,31 +186,84 @@ function ladder(metrics: PageData["metrics"], width: number): Element {
   });
 }
 
-function draw(data: PageData, target: HTMLElement, width: number): Element | undefined {
-  const name = target.dataset.curve as CurveName | undefined;
-  if (name && data.curves) return curve(data.curves, name, width);
-  if (target.dataset.chart === "density") return density(data.density, width);
-  if (target.dataset.chart === "ladder") return ladder(data.metrics, width);
-  return undefined;
+/** What is kept at each k: shares, the higher the better. */
+function budgetCurve(budgets: readonly Budget[], k: number, width: number): Element {
+  const series = (name: string, label: string, color: string) => ({
+    label,
+    color,
+    points: budgets.map((b) => ({ x: b.k, y: b.metrics[name] })),
+  });
+  return linesChart(
+    [
+      series("loss_recovered", "loss recovered", "var(--rust)"),
+      series("explained_variance", "explained variance", "var(--blue)"),
+    ],
+    {
+      width,
+      height: 250,
+      x: { label: "active features per token, k", type: "log", ticks: budgets.map((b) => b.k) },
+      format: (share) => `${(100 * share).toFixed(1)}%`,
+      tick: (share) => `${+(100 * share).toPrecision(3)}%`,
+      marked: k,
+    },
+  );
 }
 
-/** Draws every chart of the page and keeps it as wide as its place. */
-export function drawCharts(data: PageData): void {
+type Metrics = PageData["metrics"];
+
+/** What of the data the charts show: all of it, or that of one k. */
+type Shown = Pick<PageData, "metrics" | "density" | "k">;
+
+function draw(data: PageData, shown: Shown, target: HTMLElement, width: number): Element | undefined {
+  const name = target.dataset.curve as CurveName | undefined;
+  const all = data.budgets ?? [data];
+  if (name && data.curves) return curve(data.curves, name, width);
+  switch (target.dataset.chart) {
+    case "density":
+      return density(
+        shown.density,
+        all.map((one) => one.density),
+        width,
+      );
+    case "ladder":
+      return ladder(
+        shown.metrics,
+        all.map((one) => one.metrics),
+        width,
+      );
+    case "budgets":
+      return data.budgets && budgetCurve(data.budgets, shown.k ?? Number.NaN, width);
+    default:
+      return undefined;
+  }
+}
+
+/** Draws every chart of the page and keeps it as wide as its place. Returns what draws those anew that depend on k. */
+export function drawCharts(data: PageData): (shown: Shown) => void {
   const widths = new WeakMap<Element, number>();
+  let current: Shown = data;
+  const place = (target: Element): void => {
+    const width = widths.get(target);
+    if (width === undefined) return; // not laid out yet
+    const title =
+      target.closest("figure")?.querySelector("figcaption") ?? target.closest("section")?.querySelector("h2");
+    const chart = draw(data, current, target as HTMLElement, width);
+    if (!chart) return;
+    chart.setAttribute("role", "img");
+    chart.setAttribute("aria-label", title?.textContent ?? "chart");
+    target.replaceChildren(chart);
+  };
   const observer = new ResizeObserver((entries) => {
     for (const { target, contentRect } of entries) {
       const width = Math.round(contentRect.width);
       if (width < 40 || widths.get(target) === width) continue;
       widths.set(target, width);
-      const title =
-        target.closest("figure")?.querySelector("figcaption") ??
-        target.closest("section")?.querySelector("h2");
-      const chart = draw(data, target as HTMLElement, width);
-      if (!chart) continue;
-      chart.setAttribute("role", "img");
-      chart.setAttribute("aria-label", title?.textContent ?? "chart");
-      target.replaceChildren(chart);
+      place(target);
     }
   });
   for (const target of document.querySelectorAll(".chart")) observer.observe(target);
+  return (shown) => {
+    current = shown;
+    for (const target of document.querySelectorAll(".chart[data-chart]")) place(target);
+  };
 }

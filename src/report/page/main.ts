@@ -2,26 +2,31 @@
  * The report's script: draws charts and cards from the embedded data, and keeps search, order and tips going.
  */
 import type { FeatureCard, PageData } from "../data.ts";
-import { cardElement, searchText } from "./cards.ts";
+import { atStop, cardElement, searchText } from "./cards.ts";
 import { drawCharts } from "./charts.ts";
 import { byId, element } from "./dom.ts";
+import { openingStop, type Stop, wakeSlider } from "./slider.ts";
 
-const ORDER: Record<string, (a: FeatureCard, b: FeatureCard) => number> = {
+type Order = (a: FeatureCard, b: FeatureCard, stop: Stop | undefined) => number;
+
+const ORDER: Record<string, Order> = {
   rank: () => 0,
-  "density-down": (a, b) => b.density - a.density,
-  "density-up": (a, b) => a.density - b.density,
-  max: (a, b) => b.maxActivation - a.maxActivation,
+  "density-down": (a, b, stop) => atStop(b, stop).density - atStop(a, stop).density,
+  "density-up": (a, b, stop) => atStop(a, stop).density - atStop(b, stop).density,
+  max: (a, b, stop) => atStop(b, stop).maxActivation - atStop(a, stop).maxActivation,
   id: (a, b) => a.id - b.id,
 };
 
-function showCards(cards: readonly FeatureCard[]): void {
+/** Returns what brings the cards to another stop of the slider; they keep their order until they are sorted again. */
+function showCards(cards: readonly FeatureCard[], opening: Stop | undefined): (stop: Stop) => void {
+  let stop = opening;
   const place = byId("cards");
   const find = byId<HTMLInputElement>("find");
   const sort = byId<HTMLSelectElement>("sort");
   const count = byId("count");
-  if (!place || !find || !sort || !count) return;
+  if (!place || !find || !sort || !count) return () => {};
   const ids = new Set(cards.map((card) => card.id));
-  const items = cards.map((card) => ({ card, text: searchText(card), article: cardElement(card, ids) }));
+  const items = cards.map((card) => ({ card, text: searchText(card), ...cardElement(card, ids, opening) }));
   const nothing = element("p", { class: "empty", hidden: "" }, "No feature matches.");
   place.append(...items.map((item) => item.article), nothing);
 
@@ -40,7 +45,7 @@ function showCards(cards: readonly FeatureCard[]): void {
   const reorder = (): void => {
     const order = ORDER[sort.value] ?? ORDER.rank;
     const sorted = items.map((item, rank) => ({ item, rank }));
-    sorted.sort((a, b) => order(a.item.card, b.item.card) || a.rank - b.rank);
+    sorted.sort((a, b) => order(a.item.card, b.item.card, stop) || a.rank - b.rank);
     place.append(...sorted.map(({ item }) => item.article), nothing);
   };
 
@@ -62,6 +67,10 @@ function showCards(cards: readonly FeatureCard[]): void {
   });
   filter();
   if (location.hash.startsWith("#feature-")) byId(location.hash.slice(1))?.scrollIntoView();
+  return (now) => {
+    stop = now;
+    for (const { show } of items) show(now);
+  };
 }
 
 /** A token's activation above it, or below where there is no room. */
@@ -109,7 +118,11 @@ function copyCommand(): void {
 }
 
 const data: PageData = JSON.parse(byId("data")?.textContent ?? "{}");
-drawCharts(data);
-showCards(data.cards);
+const redraw = drawCharts(data);
+const showAt = showCards(data.cards, openingStop(data));
+wakeSlider(data, (stop) => {
+  redraw(data.budgets?.[stop.index] ?? data);
+  showAt(stop);
+});
 showTips();
 copyCommand();
