@@ -28,6 +28,13 @@ export interface CommandResult {
   readonly failed?: boolean;
 }
 
+/** What a person gave, before it is checked; names as in the schema. */
+export interface GivenOptions {
+  readonly values: Readonly<Record<string, unknown>>;
+  /** `--config sweep.yaml:12: ` for an entry that a config file holds, to begin a message with; else empty. */
+  readonly place: (path: readonly (string | number)[]) => string;
+}
+
 /** Fields that flags can express: numbers, strings, booleans, enums, and lists of them. */
 export type CommandSchema = z.ZodObject;
 
@@ -45,6 +52,15 @@ export interface Command<S extends CommandSchema = CommandSchema> {
   /** Whole command lines, each with a `# remark` if it needs one. */
   readonly examples: readonly string[];
   run(options: z.output<S>, context: CommandContext): Promise<CommandResult>;
+  /** A key that only a config file can hold; with it the command does this instead. */
+  readonly many?: ManyAtOnce;
+}
+
+export interface ManyAtOnce {
+  readonly key: string;
+  /** For `--help`. */
+  readonly description: string;
+  run(given: GivenOptions, context: CommandContext): Promise<CommandResult>;
 }
 
 /** A command whose `run` gets its options typed from the schema. */

@@ -6,7 +6,7 @@ import { didYouMean, SluiceError, usageError } from "../util/index.ts";
 import { catalogue } from "./catalogue.ts";
 import type { CommandContext } from "./command.ts";
 import type { JobMessage } from "./job.ts";
-import { resolveOptions } from "./options.ts";
+import { plainOptions, runCommandWith } from "./options.ts";
 
 /** Milliseconds between two progress events. */
 const INTERVAL = 100;
@@ -53,7 +53,7 @@ async function main(): Promise<void> {
       )}`,
     );
   const command = await entry.load();
-  const { json } = await command.run(resolveOptions(command, {}, options), context);
+  const { json } = await runCommandWith(command, plainOptions(options), context);
   post({ kind: "done", json });
 }
 

@@ -1,60 +1,72 @@
 /**
  * A command's options from three places: the schema's defaults, the --config file, the flags. The later one wins.
  */
-import { readFile } from "node:fs/promises";
 import type { z } from "zod";
-import { didYouMean, inputError, ioError, usageError } from "../util/index.ts";
-import type { Command, CommandSchema } from "./command.ts";
+import { didYouMean, usageError } from "../util/index.ts";
+import type { Command, CommandContext, CommandResult, CommandSchema, GivenOptions } from "./command.ts";
+import { readConfigFile } from "./config-file.ts";
 import { type Field, fieldsOf } from "./flags.ts";
 
-/** Fields of a config file, checked against the schema's names. A key may be a field's name or its flag. */
-export async function readConfig(path: string, fields: readonly Field[]): Promise<Record<string, unknown>> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    throw ioError(`read --config ${path}`, error);
-  }
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw inputError(`--config ${path}: not valid JSON: ${(error as Error).message}`, error);
-  }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw usageError(`--config ${path}: a JSON object with the command's options was expected`);
-  }
-  const config: Record<string, unknown> = {};
-  for (const [key, entry] of Object.entries(value)) {
-    const field = fields.find((f) => f.name === key || f.flag === key);
-    if (!field) {
-      const names = fields.map((f) => f.name);
-      throw usageError(`--config ${path}: unknown option "${key}"${didYouMean(key, names)}`);
+/** Options as given to a job: there is no file to point at. */
+export const plainOptions = (values: Readonly<Record<string, unknown>>): GivenOptions => ({
+  values,
+  place: () => "",
+});
+
+/** What a config file and the flags say, by the fields' names. A key of the file may be a field's name or its flag. */
+export async function givenOptions(
+  command: Command,
+  path: string | undefined,
+  flags: Readonly<Record<string, unknown>>,
+): Promise<GivenOptions> {
+  if (path === undefined) return plainOptions(flags);
+  const file = await readConfigFile(path);
+  const fields = fieldsOf(command.schema);
+  const names = [...fields.map((f) => f.name), ...(command.many ? [command.many.key] : [])];
+  const values: Record<string, unknown> = {};
+  const keys = new Map<unknown, string>(); // by name, as the file spells them
+  for (const [key, entry] of Object.entries(file.values)) {
+    const name = names.find((n) => n === key) ?? fields.find((f) => f.flag === key)?.name;
+    const place = file.place([key]);
+    if (name === undefined) {
+      throw usageError(`--config ${place}: unknown option "${key}"${didYouMean(key, names)}`);
     }
-    config[field.name] = entry;
+    if (keys.has(name))
+      throw usageError(`--config ${place}: ${name} was given already, as ${keys.get(name)}`);
+    keys.set(name, key);
+    values[name] = entry;
   }
-  return config;
+  return {
+    values: { ...values, ...flags },
+    place: ([name, ...rest]) =>
+      keys.has(name) && !(name in flags) ? `--config ${file.place([keys.get(name)!, ...rest])}: ` : "",
+  };
 }
 
-function describeIssue(issue: z.core.$ZodIssue, fields: readonly Field[], value: unknown): string {
+function describeIssue(issue: z.core.$ZodIssue, fields: readonly Field[], given: GivenOptions): string {
   const field = fields.find((f) => f.name === issue.path[0]);
   if (!field) return issue.message;
+  const value = given.values[field.name];
   if (value === undefined) return `--${field.flag} is missing: ${field.description}`;
-  return `--${field.flag} ${JSON.stringify(value)}: ${issue.message}`;
+  return `${given.place([field.name])}--${field.flag} ${JSON.stringify(value)}: ${issue.message}`;
 }
 
-/** Validates config and flags together and fills in the defaults; throws a usage error that names every bad option. */
-export function resolveOptions<S extends CommandSchema>(
-  command: Command<S>,
-  config: Readonly<Record<string, unknown>>,
-  flags: Readonly<Record<string, unknown>>,
-): z.output<S> {
-  const merged: Record<string, unknown> = { ...config, ...flags };
-  const result = command.schema.strict().safeParse(merged);
+/** Validates what was given and fills in the defaults; throws a usage error that names every bad option. */
+export function resolveOptions<S extends CommandSchema>(schema: S, given: GivenOptions): z.output<S> {
+  const result = schema.strict().safeParse(given.values);
   if (result.success) return result.data as z.output<S>;
-  const fields = fieldsOf(command.schema);
-  const lines = result.error.issues.map((issue) =>
-    describeIssue(issue, fields, merged[String(issue.path[0])]),
-  );
+  const fields = fieldsOf(schema);
+  const lines = result.error.issues.map((issue) => describeIssue(issue, fields, given));
   throw usageError([...new Set(lines)].join("\n"));
+}
+
+/** Runs a command, once or for the many things that a config file names. */
+export function runCommandWith(
+  // biome-ignore lint/suspicious/noExplicitAny: commands of all schemas
+  command: Command<any>,
+  given: GivenOptions,
+  context: CommandContext,
+): Promise<CommandResult> {
+  if (command.many && given.values[command.many.key] !== undefined) return command.many.run(given, context);
+  return command.run(resolveOptions(command.schema, given), context);
 }

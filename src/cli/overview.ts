@@ -5,7 +5,8 @@ import type { CatalogueEntry } from "./command.ts";
 
 const TITLE = "sluice: sparse autoencoders, features and steering for language models";
 
-function wrap(text: string, width: number, indent: string): string {
+/** Lines of at most `width` characters, all but the first behind `indent`. */
+export function wrap(text: string, width: number, indent: string): string {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(" ")) {

@@ -5,6 +5,7 @@ import { CommanderError, Option, Command as Parser } from "commander";
 import { usageError } from "../util/index.ts";
 import type { Command } from "./command.ts";
 import { type Field, fieldsOf, parseField, placeholder, showDefault } from "./flags.ts";
+import { wrap } from "./overview.ts";
 
 /** What every command takes besides its own options. */
 export interface GlobalFlags {
@@ -22,7 +23,6 @@ export interface ParsedArguments {
   readonly globals: GlobalFlags;
   /** Only what was typed; defaults come from the schema. */
   readonly flags: Record<string, unknown>;
-  readonly fields: readonly Field[];
 }
 
 /** A default that the code works out stands in brackets at the end of the description; the help shows it as any other. */
@@ -72,7 +72,7 @@ function buildParser(command: Command<any>, fields: readonly Field[], width: num
     .allowExcessArguments(true);
   for (const field of fields) addField(parser, field);
   for (const [flags, text] of [
-    ["--config <file>", "JSON file with any of the options above; flags win over it"],
+    ["--config <file>", "YAML or JSON file with any of the options above; flags win over it"],
     ["--json", "print the result as one JSON object on stdout, and nothing else there"],
     ["-q, --quiet", "no progress and no messages on stderr"],
     ["--debug", "show the stack of an error"],
@@ -89,7 +89,10 @@ export function helpOf(command: Command<any>, width: number): string {
   // The catch-all argument is explained by the usage line.
   parser.configureHelp({ helpWidth: width, visibleArguments: () => [] });
   const examples = command.examples.map((line) => `  $ ${line}`).join("\n");
-  return `${parser.helpInformation()}${examples ? `\nExamples:\n${examples}\n` : ""}`;
+  const { many } = command;
+  const indent = " ".repeat((many?.key.length ?? 0) + 4);
+  const inFile = many ? `  ${many.key}  ${wrap(many.description, width - indent.length, indent)}` : "";
+  return `${parser.helpInformation()}${many ? `\nOnly in the --config file:\n${inFile}\n` : ""}${examples ? `\nExamples:\n${examples}\n` : ""}`;
 }
 
 /** Positional words go to their fields in order; a last field that is a list takes all that are left. */
@@ -145,5 +148,5 @@ export function parseArguments(command: Command<any>, argv: readonly string[]): 
     help: typed.help === true,
   };
   if (!globals.help) assignPositional(command, fields, parser.args, flags);
-  return { globals, flags, fields };
+  return { globals, flags };
 }

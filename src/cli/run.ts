@@ -83,18 +83,17 @@ async function runCommand(options: CliOptions, argv: readonly string[]): Promise
   const found = findCommand(options.catalogue, words);
   if (!found) throw unknownCommand(options.catalogue, words);
 
-  const [command, { helpOf, parseArguments }, { readConfig, resolveOptions }] = await Promise.all([
+  const [command, { helpOf, parseArguments }, { givenOptions, runCommandWith }] = await Promise.all([
     found.entry.load(),
     import("./parser.ts"),
     import("./options.ts"),
   ]);
-  const { globals, flags, fields } = parseArguments(command, [...early, ...found.rest]);
+  const { globals, flags } = parseArguments(command, [...early, ...found.rest]);
   if (globals.help) {
     options.stdout.write(helpOf(command, widthOf(options.stdout)));
     return 0;
   }
-  const config = globals.config === undefined ? {} : await readConfig(globals.config, fields);
-  const resolved = resolveOptions(command, config, flags);
+  const given = await givenOptions(command, globals.config, flags);
 
   const controller = new AbortController();
   const release = options.onInterrupt?.(() => {
@@ -110,14 +109,14 @@ async function runCommand(options: CliOptions, argv: readonly string[]): Promise
     signal: controller.signal,
     json: globals.json,
     quiet: globals.quiet,
-    given: new Set(Object.keys({ ...config, ...flags })),
+    given: new Set(Object.keys(given.values)),
     log: (message) => void (globals.quiet || options.stderr.write(`${message}\n`)),
     write: (text) => void (globals.json || options.stdout.write(text)),
     progress: (wanted) =>
       globals.quiet ? silentProgress : createProgress({ ...wanted, stream: options.stderr }),
   };
   try {
-    const result: CommandResult = await command.run(resolved, context);
+    const result: CommandResult = await runCommandWith(command, given, context);
     printResult(result, globals.json, options.stdout);
     return result.failed ? 1 : 0;
   } finally {

@@ -19,7 +19,14 @@ export {
   heldOutLoss,
   spreadWindows,
 } from "./held-out.ts";
-export { type Edit, type HookRequest, hookPoints, hookWidth, resolveHook } from "./hooks.ts";
+export {
+  type Edit,
+  type EditContext,
+  type HookRequest,
+  hookPoints,
+  hookWidth,
+  resolveHook,
+} from "./hooks.ts";
 export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
 export { checkSpec, type ModelSpec, parameterCount, type RopeSpec } from "./spec.ts";
 export { TextStream } from "./text-stream.ts";

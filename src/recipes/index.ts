@@ -21,6 +21,9 @@ export {
 } from "./live-activations.ts";
 export { baseHashOf, disposeAny, type LoadedBoost, loadBoosted } from "./sae-boost.ts";
 export {
+  type EvaluatedSae,
+  evaluateAllOnModel,
+  evaluateAllOnStore,
   evaluateOnModel,
   evaluateOnStore,
   type SaeEvalOptions,
@@ -28,6 +31,32 @@ export {
   type SaeEvaluation,
 } from "./sae-eval.ts";
 export { readRun, type SaeRunFile } from "./sae-run.ts";
-export { type SaeRunOptions, type SaeRunResult, type SaeSource, trainSaeRun } from "./sae-train.ts";
-export { type SpliceMetrics, type SpliceOptions, spliceMetrics } from "./splice.ts";
+export type { LiveRows, RowSource, SaePoints, SaeSource, StoreRows } from "./sae-source.ts";
+export {
+  type SweepOptions,
+  type SweepResult,
+  type SweepSae,
+  type SweptSae,
+  trainSweep,
+} from "./sae-sweep.ts";
+export { type SaeRunOptions, type SaeRunResult, trainSaeRun } from "./sae-train.ts";
+export {
+  type SplicedSae,
+  type SpliceMetrics,
+  type SpliceOptions,
+  type SpliceRun,
+  spliceMetrics,
+  spliceSaes,
+} from "./splice.ts";
+export {
+  type ComparedSae,
+  type ComparedSetting,
+  type CompareOptions,
+  type Comparison,
+  checkBudgets,
+  compareSweep,
+  type HeldOutRows,
+  type HeldOutText,
+  type Spread,
+} from "./sweep-compare.ts";
 export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

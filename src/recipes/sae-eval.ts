@@ -7,8 +7,10 @@ import { resolveHook } from "../models/index.ts";
 import {
   type ActivationBatch,
   type AnySae,
-  evaluateBudgets,
+  type Columns,
+  evaluateSaes,
   inParts,
+  type MeasuredSae,
   type MetricsAccumulator,
   type Sae,
   type SaeMetrics,
@@ -19,7 +21,7 @@ import type { PackedBatch, TokenPacker, TokenSource } from "../text/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { liveActivations, rowWidth, sideBySide } from "./live-activations.ts";
-import { type SpliceMetrics, spliceBatch, spliceMetrics } from "./splice.ts";
+import { type SpliceMetrics, spliceBatch, spliceSaes } from "./splice.ts";
 
 export interface SaeEvalOptions {
   /** Most tokens to measure; excluded ones do not count. */
@@ -58,21 +60,36 @@ export async function evaluateOnStore(
   { folder, hook }: { folder: string; hook?: string },
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation[]> {
-  const { base } = inParts(sae);
-  if (base.config.transcoder)
+  const { budgets } = options;
+  const [evaluations] = await evaluateAllOnStore(device, [{ sae, budgets }], { folder, hook }, options);
+  return evaluations;
+}
+
+/** The same of several SAEs of one point on the same rows; each gets the numbers that it would get alone. */
+export async function evaluateAllOnStore(
+  device: Device,
+  saes: readonly Omit<EvaluatedSae, "hook">[],
+  { folder, hook }: { folder: string; hook?: string },
+  options: SaeEvalOptions,
+): Promise<SaeEvaluation[][]> {
+  const bases = saes.map(({ sae }) => inParts(sae).base);
+  if (bases.some(({ config }) => config.transcoder))
     throw usageError("a transcoder is measured through its model: --model and --text");
-  const store = await openActivations(folder, { hook: hook ?? hookIn(folder, base) });
+  const store = await openActivations(folder, { hook: hook ?? hookIn(folder, bases[0]) });
   try {
     const { index, width } = store;
-    if (hook === undefined) refuseOtherHook(base, index.hook, folder);
-    refuseOtherModel(base, index.model.hash, `${folder} was harvested from ${index.model.id}`);
-    refuseOtherWidth(base, width, `${folder} holds ${index.hook}`);
+    for (const base of bases) {
+      if (hook === undefined) refuseOtherHook(base, index.hook, folder);
+      refuseOtherModel(base, index.model.hash, `${folder} was harvested from ${index.model.id}`);
+      refuseOtherWidth(base, width, `${folder} holds ${index.hook}`);
+    }
     const { tokens, seed = 0 } = options;
     const rows = () =>
       tokens < store.rows
         ? store.shuffled({ batch: BATCH, window: BATCH, seed })
         : store.batches({ batch: BATCH });
-    return await measure(device, sae, rows, { ...options, total: Math.min(tokens, store.rows) });
+    const measured = saes.map(({ sae, budgets = [undefined] }) => ({ sae, budgets }));
+    return await measure(device, measured, rows, { ...options, total: Math.min(tokens, store.rows) });
   } finally {
     store.close();
   }
@@ -96,34 +113,96 @@ export interface ModelEvalSource {
 export async function evaluateOnModel(
   device: Device,
   sae: AnySae,
-  { lm, hook, text, context, ...source }: ModelEvalSource,
+  { hook, excludeTokens, ...source }: ModelEvalSource,
   options: SaeEvalOptions,
 ): Promise<SaeEvaluation[]> {
-  const { base } = inParts(sae);
-  const { excludeTokens = trainedWithout(base, lm) } = source;
-  refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
-  refuseOtherWidth(base, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
-  const target = targetOf(base);
+  const { budgets } = options;
+  const excluded = excludeTokens ?? trainedWithout(inParts(sae).base, source.lm);
+  const [evaluations] = await evaluateAllOnModel(
+    device,
+    [{ sae, hook, budgets }],
+    { ...source, excludeTokens: excluded },
+    options,
+  );
+  return evaluations;
+}
+
+/** One of several SAEs of a model, possibly at different points. */
+export interface EvaluatedSae {
+  readonly sae: AnySae;
+  readonly hook: string;
+  /** Active features per token, one evaluation for each; undefined (the default) is the SAE's own k. */
+  readonly budgets?: readonly (number | undefined)[];
+}
+
+/** The same of several SAEs on the same tokens; each gets the numbers that it would get alone. */
+export async function evaluateAllOnModel(
+  device: Device,
+  saes: readonly EvaluatedSae[],
+  {
+    lm,
+    text,
+    context,
+    excludeTokens,
+  }: Omit<ModelEvalSource, "hook"> & { excludeTokens: ReadonlySet<number> },
+  options: SaeEvalOptions,
+): Promise<SaeEvaluation[][]> {
+  const { model } = lm;
+  const places = saes.map(({ sae, hook, budgets = [undefined] }) => {
+    const { base } = inParts(sae);
+    refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
+    refuseOtherWidth(base, rowWidth(model, hook), `${lm.name} at ${hook}`);
+    const point = resolveHook(model.spec, hook);
+    const target = targetOf(base);
+    return {
+      sae,
+      budgets,
+      point,
+      target: target === undefined ? undefined : resolveHook(model.spec, target),
+    };
+  });
+  const { hooks, columnsOf } = columnsAt(
+    lm,
+    places.flatMap(({ point, target }) => [point, target ?? point]),
+  );
   const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
   const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
-  const rows = () =>
-    rowsOf(lm, { hooks: target === undefined ? [hook] : [hook, target], packer, windows, excludeTokens });
-  const evaluations = await measure(device, sae, rows, { ...options, total });
-  const splices = await spliceMetrics({
-    model: lm.model,
-    sae,
-    hook: target ?? hook,
-    reads: hook,
-    batches: () => chosen(packer, windows, spliceBatch(lm.model, T)),
-    context: T,
-    keep: (token) => excludeTokens.has(token),
-    mean: Float32Array.from(evaluations[0].accumulator.mean()),
-    budgets: options.budgets,
-    signal: options.signal,
-    onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
+  const rows = () => rowsOf(lm, { hooks, packer, windows, excludeTokens });
+  const measured = places.map((place) => ({ ...place, columns: columnsOf(place.point, place.target) }));
+  const evaluations = await measure(device, measured, rows, { ...options, total });
+  const splices = await spliceSaes(
+    places.map(({ sae, budgets, point, target }, i) => ({
+      sae,
+      budgets,
+      hook: target ?? point,
+      reads: point,
+      mean: Float32Array.from(evaluations[i][0].accumulator.mean()),
+    })),
+    {
+      model,
+      batches: () => chosen(packer, windows, spliceBatch(model, T)),
+      context: T,
+      keep: (token) => excludeTokens.has(token),
+      signal: options.signal,
+      onProgress: (tokens) => options.onProgress?.({ part: "model", tokens, total: windows * T }),
+    },
+  );
+  return evaluations.map((all, s) => all.map((one, i) => ({ ...one, splice: splices[s][i] })));
+}
+
+/** Points whose rows stand side by side, each once, and where an SAE finds its own. */
+function columnsAt({ model }: LanguageModel, points: readonly string[]) {
+  const hooks = [...new Set(points)];
+  const widths = hooks.map((hook) => rowWidth(model, hook));
+  const width = widths.reduce((a, b) => a + b, 0);
+  const start = (hook: string): number => widths.slice(0, hooks.indexOf(hook)).reduce((a, b) => a + b, 0);
+  const columnsOf = (point: string, target?: string): Columns => ({
+    width,
+    input: start(point),
+    target: target === undefined ? undefined : start(target),
   });
-  return evaluations.map((evaluation, i) => ({ ...evaluation, splice: splices[i] }));
+  return { hooks, columnsOf };
 }
 
 /** The point that a transcoder reconstructs. */
@@ -192,17 +271,23 @@ async function* rowsOf(
 
 async function measure(
   device: Device,
-  sae: AnySae,
+  saes: readonly MeasuredSae[],
   open: () => AsyncIterable<ActivationBatch>,
-  { tokens, budgets = [undefined], signal, onProgress, total }: SaeEvalOptions & { total: number },
-): Promise<SaeEvaluation[]> {
+  { tokens, signal, onProgress, total }: SaeEvalOptions & { total: number },
+): Promise<SaeEvaluation[][]> {
   const part = { mean: "mean", metrics: "activations" } as const;
-  const all = await evaluateBudgets(device, sae, open, budgets, {
+  const all = await evaluateSaes(device, saes, open, {
     maxTokens: tokens,
     signal,
     onProgress: (n, pass) => onProgress?.({ part: part[pass], tokens: n, total }),
   });
-  return all.map((accumulator, i) => ({ k: budgets[i], metrics: accumulator.finish(), accumulator }));
+  return all.map((accumulators, s) =>
+    accumulators.map((accumulator, i) => ({
+      k: saes[s].budgets[i],
+      metrics: accumulator.finish(),
+      accumulator,
+    })),
+  );
 }
 
 export function refuseOtherWidth(sae: Sae, width: number, what: string): void {

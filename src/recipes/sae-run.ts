@@ -1,26 +1,49 @@
 /**
- * The record of a training run, `run.json`: every setting from the start, the outcome at the end. A folder with one belongs
- * to that run: the same command continues it or finds it finished, any other is refused with what differs.
+ * The record of a training run, `run.json`, or of a sweep of them, `sweep.json`: every setting from the start, the outcome at
+ * the end. A folder with one belongs to that run: the same command continues it or finds it finished, any other is refused
+ * with what differs.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { differences, type TrainRecord, type TrainResult } from "../sae/index.ts";
+import {
+  differences,
+  type Notes,
+  type SaeConfig,
+  type SaeTrainConfig,
+  type TrainRecord,
+  type TrainResult,
+} from "../sae/index.ts";
+import type { Device } from "../tensor/index.ts";
 import { inputError, readJson, usageError, writeJson } from "../util/index.ts";
+import type { SaeInput } from "./sae-source.ts";
 
-const SCHEMA = 2; // 1: settings of topk SAEs only
-const KIND = "sluice-sae-run";
+/** What stands in a folder under which name. */
+export interface RecordKind {
+  readonly file: string;
+  readonly kind: string;
+  readonly schema: number;
+  readonly word: string;
+}
+
+export const RUN: RecordKind = {
+  file: "run.json",
+  kind: "sluice-sae-run",
+  schema: 2, // 1: settings of topk SAEs only
+  word: "run",
+};
+export const SWEEP: RecordKind = { file: "sweep.json", kind: "sluice-sae-sweep", schema: 1, word: "sweep" };
 
 export interface RunOutcome extends Pick<TrainResult, "stopped" | "steps" | "tokens" | "inputScale"> {
   /** Last line of metrics.jsonl. */
   readonly record: TrainRecord;
 }
 
-export interface SaeRunFile {
+export interface RecordFile<Outcome> {
   readonly schema: number;
-  readonly kind: typeof KIND;
+  readonly kind: string;
   /** All that decides the result; plain JSON. */
-  readonly settings: Readonly<Record<string, unknown>>;
+  readonly settings: Notes;
   /** Of the code that began the run. */
   readonly version?: string;
   /** Of the clone that it ran from. */
@@ -30,32 +53,68 @@ export interface SaeRunFile {
   /** ISO 8601. */
   readonly started: string;
   /** Null until the run has its tokens. */
-  readonly outcome: RunOutcome | null;
+  readonly outcome: Outcome | null;
 }
 
-const pathIn = (folder: string): string => join(folder, "run.json");
+export interface SaeRunFile extends RecordFile<RunOutcome> {
+  /** Why it has no outcome: a sweep left it behind and went on. */
+  readonly failure?: string;
+}
 
 /** Reads the record of a folder; undefined where there is none. */
-export function readRun(folder: string): SaeRunFile | undefined {
-  const file = pathIn(folder);
+export function readRecord<T extends RecordFile<unknown>>(what: RecordKind, folder: string): T | undefined {
+  const file = join(folder, what.file);
   if (!existsSync(file)) return undefined;
-  const run = readJson(file) as Partial<SaeRunFile> | null;
-  if (run?.kind !== KIND || run.settings === undefined) throw inputError(`${file}: not the record of a run`);
-  if (run.schema !== SCHEMA) {
+  const found = readJson(file) as Partial<T> | null;
+  if (found?.kind !== what.kind || found.settings === undefined)
+    throw inputError(`${file}: not the record of a ${what.word}`);
+  if (found.schema !== what.schema) {
     throw inputError(
-      `${file}: schema ${run.schema} is not the one of this version (${SCHEMA}); choose another folder`,
+      `${file}: schema ${found.schema} is not the one of this version (${what.schema}); choose another folder`,
     );
   }
-  return run as SaeRunFile;
+  return found as T;
 }
 
-export const writeRun = (folder: string, run: Omit<SaeRunFile, "schema" | "kind">): Promise<void> =>
-  writeJson(pathIn(folder), { schema: SCHEMA, kind: KIND, ...run });
+export const readRun = (folder: string): SaeRunFile | undefined => readRecord<SaeRunFile>(RUN, folder);
+
+export const writeRecord = <T extends RecordFile<unknown>>(
+  { file, kind, schema }: RecordKind,
+  folder: string,
+  record: Omit<T, "schema" | "kind">,
+): Promise<void> => writeJson(join(folder, file), { schema, kind, ...record });
+
+/** All that decides an SAE's bits. */
+export function runSettings(
+  device: Device,
+  { config, train, input, buffer, dataSeed, base }: RunParts,
+): Notes {
+  return {
+    sae: config,
+    base,
+    source: { ...input.metadata, ...input.settings },
+    dataSeed,
+    buffer,
+    backend: device.name, // another one has other last bits
+    train,
+  };
+}
+
+interface RunParts {
+  readonly config: SaeConfig;
+  readonly train: SaeTrainConfig;
+  readonly input: SaeInput;
+  /** Rows held for shuffling. */
+  readonly buffer: number;
+  readonly dataSeed: number;
+  /** Hash of the SAE whose error is learnt. */
+  readonly base?: string;
+}
 
 /** What a folder has to do with a run that is about to begin in it. */
-export interface FolderState {
+export interface FolderState<T> {
   /** This very run, finished or not. */
-  readonly run?: SaeRunFile;
+  readonly run?: T;
   /** Its finished run gives way: see `clearFolder`. */
   readonly replace: boolean;
 }
@@ -64,20 +123,29 @@ export interface FolderState {
  * The run that a folder holds, if it is the one with these settings. Refuses another run's folder, and one that holds an SAE
  * or other files. An `owner` replaces a finished run of its own with other settings.
  */
-export function inspectFolder(folder: string, settings: SaeRunFile["settings"], owner?: string): FolderState {
-  const run = readRun(folder);
+export function inspectFolder<T extends RecordFile<unknown> = SaeRunFile>(
+  what: RecordKind,
+  folder: string,
+  settings: Notes,
+  owner?: string,
+): FolderState<T> {
+  const run = readRecord<T>(what, folder);
   if (!run) {
-    refuseStrangers(folder);
+    refuseStrangers(folder, what);
     return { replace: false };
   }
   const wanted = JSON.parse(JSON.stringify(settings)) as unknown; // undefined fields vanish, as in the file
   const differing = differences(run.settings, wanted);
   if (differing.length === 0) return { run, replace: false };
   if (owner !== undefined && run.owner === owner && run.outcome) return { replace: true };
+  const more = differing.length > SHOWN ? `; … (${differing.length} differences in all)` : "";
   throw usageError(
-    `${folder} holds ${run.outcome ? "a finished" : "an unfinished"} run with other settings: ${differing.join("; ")}. Choose another folder, or the same settings`,
+    `${folder} holds ${run.outcome ? "a finished" : "an unfinished"} ${what.word} with other settings: ${differing.slice(0, SHOWN).join("; ")}${more}. Choose another folder, or the same settings`,
   );
 }
+
+/** Differences that a message names. */
+const SHOWN = 8;
 
 /** Empties a folder, but for what is hidden, such as its lock. */
 export async function clearFolder(folder: string): Promise<void> {
@@ -86,12 +154,12 @@ export async function clearFolder(folder: string): Promise<void> {
   }
 }
 
-function refuseStrangers(folder: string): void {
+function refuseStrangers(folder: string, { word }: RecordKind): void {
   if (!existsSync(folder)) return;
   if (!statSync(folder).isDirectory())
-    throw usageError(`${folder} is a file; a folder for the run was expected`);
+    throw usageError(`${folder} is a file; a folder for the ${word} was expected`);
   const found = readdirSync(folder).filter((name) => !name.startsWith("."));
   if (found.length === 0) return;
   const some = found.slice(0, 3).join(", ") + (found.length > 3 ? " …" : "");
-  throw usageError(`${folder} holds ${some}, but no run; choose an empty or a new folder`);
+  throw usageError(`${folder} holds ${some}, but no ${word}; choose an empty or a new folder`);
 }

@@ -46,28 +46,54 @@ export async function evaluateBudgets(
   sae: AnySae,
   source: Rows | (() => Rows),
   budgets: readonly (number | undefined)[],
-  options: Omit<EvaluateOptions, "k"> = {},
+  { columns, ...options }: Omit<EvaluateOptions, "k"> = {},
 ): Promise<MetricsAccumulator[]> {
-  const { config } = inParts(sae).base;
-  const features = featuresOf(sae);
-  const columns = options.columns ?? ownColumns(config);
-  const target = { width: config.dOut, from: columns.target ?? columns.input };
-  const moments =
-    typeof source === "function" ? await momentsOf(source(), columns.width, target, options) : undefined;
-  const all = budgets.map(() => new MetricsAccumulator(config.dOut, features, { mean: moments?.mean }));
-  const [first] = all;
-  for await (const rows of partsOf(
-    typeof source === "function" ? source() : source,
-    columns.width,
-    options,
-  )) {
-    await addBatch(device, sae, all, budgets, { rows, columns, target });
+  const [metrics] = await evaluateSaes(device, [{ sae, budgets, columns }], source, options);
+  return metrics;
+}
+
+/** One of several SAEs that are measured on the same rows. */
+export interface MeasuredSae extends Pick<EvaluateOptions, "columns"> {
+  readonly sae: AnySae;
+  readonly budgets: readonly (number | undefined)[];
+}
+
+/** The same of several SAEs that share the rows; each gets the numbers that it would get alone. */
+export async function evaluateSaes(
+  device: Device,
+  saes: readonly MeasuredSae[],
+  source: Rows | (() => Rows),
+  options: Omit<EvaluateOptions, "k" | "columns"> = {},
+): Promise<MetricsAccumulator[][]> {
+  const parts = saes.map(({ sae, columns = ownColumns(inParts(sae).base.config) }) => ({
+    columns,
+    target: { width: inParts(sae).base.config.dOut, from: columns.target ?? columns.input },
+  }));
+  const [{ columns: rowsOf }] = parts;
+  const twice = typeof source === "function";
+  const moments = twice
+    ? await momentsOf(
+        source(),
+        rowsOf.width,
+        parts.map((p) => p.target),
+        options,
+      )
+    : undefined;
+  const all = saes.map(({ sae, budgets }, i) => {
+    const mean = moments?.[i].mean;
+    return budgets.map(() => new MetricsAccumulator(parts[i].target.width, featuresOf(sae), { mean }));
+  });
+  const [[first]] = all;
+  for await (const rows of partsOf(twice ? source() : source, rowsOf.width, options)) {
+    for (const [i, { sae, budgets }] of saes.entries()) {
+      await addBatch(device, sae, all[i], budgets, { rows, ...parts[i] });
+    }
     options.onProgress?.(first.tokens, "metrics");
   }
   if (first.tokens === 0) throw inputError("sae evaluation: the source has no activations");
-  if (moments && moments.count !== first.tokens) {
+  if (moments && moments[0].count !== first.tokens) {
     throw inputError(
-      `sae evaluation: the source gave ${moments.count} rows, and ${first.tokens} when it was opened again`,
+      `sae evaluation: the source gave ${moments[0].count} rows, and ${first.tokens} when it was opened again`,
     );
   }
   return all;
@@ -91,18 +117,21 @@ function partOf(rows: Float32Array, rowWidth: number, { from, width }: Part): Fl
   return out;
 }
 
+/** Of each target; the same columns are summed once. */
 async function momentsOf(
   source: Rows,
   rowWidth: number,
-  target: Part,
+  targets: readonly Part[],
   options: EvaluateOptions,
-): Promise<ColumnMoments> {
-  const moments = new ColumnMoments(target.width);
+): Promise<ColumnMoments[]> {
+  const name = ({ from, width }: Part): string => `${from}+${width}`;
+  const distinct = new Map(targets.map((t) => [name(t), { target: t, moments: new ColumnMoments(t.width) }]));
   for await (const rows of partsOf(source, rowWidth, options)) {
-    moments.addRows(partOf(rows, rowWidth, target));
+    for (const { target, moments } of distinct.values()) moments.addRows(partOf(rows, rowWidth, target));
+    const [{ moments }] = distinct.values();
     options.onProgress?.(moments.count, "mean");
   }
-  return moments;
+  return targets.map((t) => distinct.get(name(t))!.moments);
 }
 
 /** The rows that are measured, [at most `batch`, row width] at a time. */

@@ -28,7 +28,13 @@ export {
   TRAITS,
 } from "./config.ts";
 export { type CreateSaeOptions, createSae, kronDecoderRows } from "./create.ts";
-export { type EvaluateOptions, evaluateBudgets, evaluateSae } from "./evaluate.ts";
+export {
+  type EvaluateOptions,
+  evaluateBudgets,
+  evaluateSae,
+  evaluateSaes,
+  type MeasuredSae,
+} from "./evaluate.ts";
 export { lockFolder } from "./folder-lock.ts";
 export { saeHash } from "./hash.ts";
 export {

@@ -9,17 +9,18 @@ import {
   type LanguageModel,
   loadBoosted,
   type SaeEvalOptions,
-  type SaeEvalPart,
   type SaeEvaluation,
 } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import type { BoostedSae } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
-import { formatCount, type Progress, usageError } from "../../util/index.ts";
+import { formatCount, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
 import {
+  columnsOf,
   count,
   deviceFields,
+  evalProgress,
   refuseLiveFlags,
   textFields,
   withDevice,
@@ -150,30 +151,8 @@ function evaluateLive(
   );
 }
 
-const LABELS: Record<SaeEvalPart, string> = {
-  mean: "taking the mean",
-  activations: "measuring reconstructions",
-  model: "measuring the model",
-};
-
 const excludedBy = ({ excludeTokens }: Options, lm: LanguageModel) =>
   excludeTokens === undefined ? undefined : parseExcludedTokens(lm.tokenizer, excludeTokens);
-
-/** One line for each part of the evaluation. */
-function evalProgress(context: CommandContext) {
-  let line: Progress | undefined;
-  let current: SaeEvalPart | undefined;
-  const finish = (): void => line?.finish();
-  const onProgress: SaeEvalOptions["onProgress"] = ({ part, tokens, total }) => {
-    if (part !== current) {
-      finish();
-      line = context.progress({ label: LABELS[part], unit: "tokens", total });
-      current = part;
-    }
-    line?.update(tokens);
-  };
-  return { onProgress, finish };
-}
 
 /** One line for each k. */
 function curve(budgets: readonly Readonly<Record<string, unknown>>[]): string {
@@ -187,9 +166,7 @@ function curve(budgets: readonly Readonly<Record<string, unknown>>[]): string {
     "kl",
   ].filter((name) => typeof budgets[0][name] === "number");
   const cell = (v: unknown): string => (Number.isInteger(v) ? String(v) : (v as number).toPrecision(5));
-  const rows = [columns, ...budgets.map((b) => columns.map((name) => cell(b[name])))];
-  const widths = columns.map((_, i) => Math.max(...rows.map((row) => row[i].length)));
-  return rows.map((row) => row.map((text, i) => text.padStart(widths[i])).join("  ")).join("\n");
+  return columnsOf([columns, ...budgets.map((b) => columns.map((name) => cell(b[name])))]);
 }
 
 function table(json: Readonly<Record<string, unknown>>): string {

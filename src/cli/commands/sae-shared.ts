@@ -2,7 +2,7 @@
  * What the commands that train SAEs share: where activations come from, how a run is kept, its line of progress.
  */
 import { z } from "zod";
-import { type SaeRunOptions, type SaeSource, trainSaeRun } from "../../recipes/index.ts";
+import { type RowSource, type SaeRunOptions, type SaeSource, trainSaeRun } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { disposeSae, saeTrainSchema } from "../../sae/index.ts";
 import type { Device } from "../../tensor/index.ts";
@@ -32,11 +32,14 @@ export const sourceFields = {
 const sourceSchema = z.object(sourceFields);
 type SourceOptions = z.output<typeof sourceSchema>;
 
-/** How a run is done and kept. */
-export const runFields = {
-  out: z.string().describe("run folder: the SAE (SAELens layout), run.json, metrics.jsonl, checkpoints"),
-  ...saeTrainSchema.shape,
-  seed: saeTrainSchema.shape.seed.describe("seed of the initial weights and of the order of the activations"),
+/** How a run is done and kept, besides its training. */
+export const keepFields = {
+  dataSeed: z
+    .number()
+    .int()
+    .min(0)
+    .optional()
+    .describe("seed of the order of the activations [that of --seed]"),
   buffer: count().default(262_144).describe("activation vectors held in memory for shuffling"),
   logEvery: count().default(50).describe("steps between records in metrics.jsonl"),
   checkpointMinutes: z
@@ -44,6 +47,13 @@ export const runFields = {
     .min(0)
     .default(10)
     .describe("minutes between checkpoints; 0 for none but the last"),
+};
+
+/** How a run is done and kept. */
+export const runFields = {
+  out: z.string().describe("run folder: the SAE (SAELens layout), run.json, metrics.jsonl, checkpoints"),
+  ...saeTrainSchema.shape,
+  ...keepFields,
 };
 const runSchema = z.object(runFields);
 type RunOptions = z.output<typeof runSchema>;
@@ -55,24 +65,37 @@ export function withSource<T>(
   context: CommandContext,
   work: (source: SaeSource) => Promise<T>,
 ): Promise<T> {
-  const { activations, model, text, hook, targetHook } = options;
+  const { activations, hook, targetHook } = options;
+  if (activations === undefined && hook === undefined) throw usageError(NO_SOURCE);
+  return withRows(device, options, context, (rows) =>
+    work(rows.kind === "store" ? { ...rows, hook } : { ...rows, hook: hook ?? "", targetHook }),
+  );
+}
+
+const NO_SOURCE = "activations come from --activations DIR, or from --model, --text and --hook together";
+
+/** The same without the hook point. */
+export function withRows<T>(
+  device: Device,
+  options: Omit<SourceOptions, "hook">,
+  context: CommandContext,
+  work: (rows: RowSource) => Promise<T>,
+): Promise<T> {
+  const { activations, model, text } = options;
   if (activations !== undefined) {
     if (model !== undefined || text !== undefined) {
       throw usageError("--activations stands alone: leave out --model and --text, or leave it out");
     }
     refuseLiveFlags(context, ["windows", "maxNorm", "excludeTokens", "targetHook"]);
-    return work({ kind: "store", folder: activations, hook });
+    return work({ kind: "store", folder: activations });
   }
-  if (model === undefined || text === undefined || hook === undefined) {
-    throw usageError("activations come from --activations DIR, or from --model, --text and --hook together");
-  }
+  if (model === undefined || text === undefined) throw usageError(NO_SOURCE);
   return withModel(device, model, (lm) =>
     withTokens({ ...options, text }, lm.tokenizer, context, (tokens) => {
       const name = `${text.join(", ")} (${options.split})`;
       const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);
       const { context: window, windows, maxNorm } = options;
-      const rows = { context: window, windows, maxNorm, excludeTokens, targetHook };
-      return work({ ...rows, kind: "live", lm, hook, tokens, text: name });
+      return work({ kind: "live", lm, tokens, text: name, context: window, windows, maxNorm, excludeTokens });
     }),
   );
 }
@@ -131,7 +154,7 @@ export async function train(
 const MB = 2 ** 20;
 
 /** One line while the shuffle buffer is first filled, then one for the training. */
-function trainProgress(
+export function trainProgress(
   { tokens, buffer, batch }: Pick<RunOptions, "tokens" | "buffer" | "batch">,
   context: CommandContext,
 ) {
@@ -161,7 +184,7 @@ function trainProgress(
 }
 
 /** Only the fields of the training schema. */
-function trainInput(options: Readonly<Record<string, unknown>>) {
+export function trainInput(options: Readonly<Record<string, unknown>>) {
   return saeTrainSchema.parse(
     Object.fromEntries(Object.keys(saeTrainSchema.shape).map((key) => [key, options[key]])),
   );

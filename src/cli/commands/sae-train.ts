@@ -6,15 +6,15 @@ import { configOfShape, refuseIdleK, saeShapeSchema } from "../../recipes/sae-sh
 import { defineCommand } from "../command.ts";
 import { commandName, shellWord } from "../package.ts";
 import { runFields, sourceFields, train, withSource } from "./sae-shared.ts";
+import { pointFields, refuseSweepFlags, runSweep, sweepFields } from "./sae-sweep.ts";
 import { deviceFields, withDevice } from "./shared.ts";
 
 const { out, ...howToRun } = runFields;
-const { windows, maxNorm, excludeTokens, ...whereFrom } = sourceFields;
+const { hook: _, windows, maxNorm, excludeTokens, ...whereFrom } = sourceFields;
 
 const schema = z.object({
   ...whereFrom,
-  targetHook: z.string().optional().describe("trains a transcoder: reads --hook and reconstructs this point"),
-  skip: z.boolean().default(false).describe("transcoder: add a linear map of the input to the output"),
+  ...pointFields,
   ...saeShapeSchema.shape,
   out,
   ...howToRun,
@@ -22,6 +22,7 @@ const schema = z.object({
   maxNorm,
   excludeTokens,
   ...deviceFields,
+  ...sweepFields,
 });
 type Options = z.output<typeof schema>;
 
@@ -30,7 +31,9 @@ export const saeTrain = defineCommand({
   summary: "train a sparse autoencoder",
   description:
     "Trains an SAE on harvested activations, or on those of a live model, which pass through a shuffle buffer. " +
-    "The result is written in SAELens' layout. Ctrl-C writes a checkpoint; the same command continues, to the same bits.",
+    "The result is written in SAELens' layout. Ctrl-C writes a checkpoint; the same command continues, to the same bits. " +
+    "A --config file with a list `saes` trains many SAEs on one pass over the activations, measures them on held-out text " +
+    "and writes a table and a page that compare them.",
   schema,
   examples: [
     "sluice sae train --activations acts --k 32 --features 4096 --tokens 500k --out out/sae",
@@ -38,15 +41,25 @@ export const saeTrain = defineCommand({
     "sluice sae train --activations acts --objective hierarchical --k 128 --features 4096 --tokens 2M --out out/every-k",
     "sluice sae train --activations acts --encoder kron --features 16k --tokens 2M --out out/kron",
     "sluice sae train --activations acts --arch jumprelu --target-l0 32 --features 4096 --tokens 2M --out out/jumprelu",
+    "sluice sae train --config examples/sweep.yaml --out out/sweep",
   ],
   run: (options, context) =>
     withDevice(options, (device) => {
+      refuseSweepFlags(context);
       refuseIdleK(options.arch, context.given.has("k"));
       const config = { ...configOfShape(options), skip: options.skip };
       return withSource(device, options, context, (source) =>
         train(device, source, options, context, { config, next: nextCommand(options) }),
       );
     }),
+  many: {
+    key: "saes",
+    description:
+      "SAEs to train on the same activations. Each has a name and any options of its own: those of its architecture and of its " +
+      "training, and its hook point; what stands beside the list is the default of all. A list where one value is " +
+      "expected (seed: [0, 1, 2]) makes an SAE of each. --out gets a folder for each SAE, comparison.json and report.html.",
+    run: runSweep,
+  },
 });
 
 /** The command that measures the SAE, on the activations or through the model that it was trained on. */

@@ -2,10 +2,16 @@
  * Options that several commands have, and how they become devices, models and texts.
  */
 import { z } from "zod";
-import { type LanguageModel, openLanguageModel, openTextTokens } from "../../recipes/index.ts";
+import {
+  type LanguageModel,
+  openLanguageModel,
+  openTextTokens,
+  type SaeEvalOptions,
+  type SaeEvalPart,
+} from "../../recipes/index.ts";
 import { createDevice, type Device, type DeviceOptions } from "../../tensor/index.ts";
 import type { Split, TokenFile, Tokenizer } from "../../text/index.ts";
-import { usageError } from "../../util/index.ts";
+import { type Progress, usageError } from "../../util/index.ts";
 import type { CommandContext } from "../command.ts";
 import { kebab } from "../flags.ts";
 
@@ -102,4 +108,39 @@ export async function withTokens<T>(
   } finally {
     tokens.close();
   }
+}
+
+const LABELS: Record<SaeEvalPart, string> = {
+  mean: "taking the mean",
+  activations: "measuring reconstructions",
+  model: "measuring the model",
+};
+
+/** One line for each part of the evaluation. */
+export function evalProgress(context: CommandContext) {
+  let line: Progress | undefined;
+  let current: SaeEvalPart | undefined;
+  const finish = (): void => line?.finish();
+  const onProgress: SaeEvalOptions["onProgress"] = ({ part, tokens, total }) => {
+    if (part !== current) {
+      finish();
+      line = context.progress({ label: LABELS[part], unit: "tokens", total });
+      current = part;
+    }
+    line?.update(tokens);
+  };
+  return { onProgress, finish };
+}
+
+/** Rows of cells under each other: so many columns begin together, the others end together. */
+export function columnsOf(rows: readonly (readonly string[])[], { left = 0 } = {}): string {
+  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
+  return rows
+    .map((row) =>
+      row
+        .map((text, i) => (i < left ? text.padEnd(widths[i]) : text.padStart(widths[i])))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
