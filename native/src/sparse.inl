@@ -2,6 +2,7 @@
 // Forward gathers rows of w per token; backward turns the (token, feature) pairs into lists per feature by a stable
 // counting sort, then sums each output row in L1 and writes it once: no atomics, and the order is that of the tokens.
 // Bound by the last-level cache: matrices larger than it are walked in blocks of columns that fit.
+// A slot of value 0 is unused: the lists leave it out, and decoding ends with the last used slot of a token.
 
 #include "prims.inl"
 
@@ -35,10 +36,10 @@ static SLUICE_INLINE void add_rows(float* out, const float* from, const float* c
   }
 }
 
-// out = init + sum over j of coef[j] * x[index[j]], n columns, row pitch `pitch`. The `ahead` entries that follow the
-// `count` ones in `index` are read next by the caller: they are prefetched.
+// out = init + sum over j of coef[j] * x[index[j]], n columns, row pitch `pitch`. The `ahead` entries at `after` are read
+// next by the caller: they are prefetched.
 static void weighted_rows(float* out, const float* init, const float* x, int64_t pitch, const int32_t* index,
-                          const float* coef, int64_t count, int64_t ahead, int64_t n) {
+                          const float* coef, int64_t count, const int32_t* after, int64_t ahead, int64_t n) {
   if (count == 0) {
     if (init) memcpy(out, init, n * 4);
     else memset(out, 0, n * 4);
@@ -51,8 +52,8 @@ static void weighted_rows(float* out, const float* init, const float* x, int64_t
     const float *row[4], *next[4];
     for (int64_t g = 0; g < step; g++) {
       row[g] = x + index[j + g] * pitch;
-      const int64_t later = j + 4 + g;
-      next[g] = later < count + ahead ? x + index[later] * pitch : row[g];
+      const int64_t later = j + 4 + g, beyond = later - count;
+      next[g] = beyond < 0 ? x + index[later] * pitch : beyond < ahead ? x + after[beyond] * pitch : row[g];
     }
     if (step == 4) add_rows<4>(out, from, row, coef + j, next, n);
     else add_rows<1>(out, from, row, coef + j, next, n);
@@ -97,8 +98,9 @@ struct Lists {
   char* extra;
 };
 
-// Stable counting sort of n pairs, `per` of them per token, in the pool's shared memory; start is null when an index
-// is out of range. The spans only share the work: the result is the same for any number of them.
+// Stable counting sort of those of n pairs that have a value other than 0, `per` pairs per token, in the pool's shared
+// memory; start is null when an index is out of range. The spans only share the work: the result is the same for any
+// number of them.
 static Lists make_lists(Pool& pool, const Args& args, const int32_t* index, int64_t n, int64_t per, int64_t rows,
                         const float* a, const float* b, int64_t extra_bytes) {
   if (per < 1) per = 1;
@@ -114,12 +116,13 @@ static Lists make_lists(Pool& pool, const Args& args, const int32_t* index, int6
   int64_t* bad = (int64_t*)(lb + lists);  // one per span, 64 bytes apart
   char* extra = (char*)(bad + spans * 8);
 
+  const auto used = [=](int64_t e) { return !a || a[e] != 0 || (b && b[e] != 0); };
   parallel(pool, spans, 1, [=](int64_t s, int64_t, int) {
     int32_t* count = places + s * padded;
     memset(count, 0, padded * 4);
     bad[s * 8] = -1;
     for (int64_t e = s * span, end = min64(n, e + span); e < end; e++) {
-      if ((uint32_t)index[e] < (uint64_t)rows) count[index[e]]++;
+      if ((uint32_t)index[e] < (uint64_t)rows) count[index[e]] += used(e);
       else bad[s * 8] = e;
     }
   });
@@ -143,10 +146,12 @@ static Lists make_lists(Pool& pool, const Args& args, const int32_t* index, int6
     const int64_t from = s * span, end = min64(n, from + span);
     int64_t t = from / per, left = per - from % per;
     for (int64_t e = from; e < end; e++) {
-      const int32_t at = place[index[e]]++;
-      token[at] = (int32_t)t;
-      la[at] = a ? a[e] : 1.0f;
-      if (b) lb[at] = b[e];
+      if (used(e)) {
+        const int32_t at = place[index[e]]++;
+        token[at] = (int32_t)t;
+        la[at] = a ? a[e] : 1.0f;
+        if (b) lb[at] = b[e];
+      }
       if (--left == 0) {
         t++;
         left = per;
@@ -167,7 +172,8 @@ static void sum_lists(Pool& pool, const Lists& lists, const float* value, const 
       for (int64_t f = begin; f < end; f++) {
         const int64_t s = start[f], count = start[f + 1] - s;
         float* row = out + f * d + c;
-        weighted_rows(row, nullptr, x + c, d, token + s, value + s, count, n - s - count, cols);
+        const int32_t* after = token + s + count;
+        weighted_rows(row, nullptr, x + c, d, token + s, value + s, count, after, n - s - count, cols);
         if (squares && count) squares[f] += sum_squares(row, cols);
       }
     });
@@ -223,7 +229,8 @@ static void sparse_sum(Pool&, const Args& args) {
   const int64_t n = args.i64(3), rows = args.i64(4);
   if (!indices_ok(args, indices, n, rows)) return;
   memset(out, 0, rows * 4);
-  for (int64_t i = 0; i < n; i++) out[indices[i]] += values[i];
+  for (int64_t i = 0; i < n; i++)
+    if (values[i] != 0) out[indices[i]] += values[i];
 }
 
 // args: x [B, D], w [F, D], indices [B, K], out [B, K], B, K, D, F
@@ -244,6 +251,11 @@ static void sparse_dot(Pool& pool, const Args& args) {
   }
 }
 
+static SLUICE_INLINE int64_t without_unused_end(const float* values, int64_t k) {
+  while (k > 0 && values[k - 1] == 0) k--;
+  return k;
+}
+
 // args: values [B, K], indices [B, K], w [F, D], bias [D] or 0, out [B, D], B, K, D, F
 static void sparse_decode(Pool& pool, const Args& args) {
   const float* values = args.ptr<const float>(0);
@@ -258,8 +270,8 @@ static void sparse_decode(Pool& pool, const Args& args) {
     const int64_t cols = min64(width, d - c);
     parallel(pool, b, 8, [=](int64_t begin, int64_t end, int) {
       for (int64_t t = begin; t < end; t++)
-        weighted_rows(out + t * d + c, bias ? bias + c : nullptr, w + c, d, index + t * k, values + t * k, k,
-                      (end - t - 1) * k, cols);
+        weighted_rows(out + t * d + c, bias ? bias + c : nullptr, w + c, d, index + t * k, values + t * k,
+                      without_unused_end(values + t * k, k), index + (t + 1) * k, (end - t - 1) * k, cols);
     });
   }
 }
@@ -288,7 +300,8 @@ static void sparse_decode_loss(Pool& pool, const Args& args) {
         float* e = error + t * d + c;
         const float* y = target + t * d + c;
         const int64_t ahead = (end - t - 1) * k;
-        weighted_rows(e, bias ? bias + c : nullptr, w + c, d, index + t * k, values + t * k, k, dots ? 0 : ahead, cols);
+        weighted_rows(e, bias ? bias + c : nullptr, w + c, d, index + t * k, values + t * k,
+                      without_unused_end(values + t * k, k), index + (t + 1) * k, dots ? 0 : ahead, cols);
         for (int64_t i = 0; i < cols; i++) e[i] -= y[i];
         squares[t] += sum_squares(e, cols);
         if (dots) dot_rows(dots + t * k, e, w + c, d, index + t * k, k, ahead, cols, c > 0);

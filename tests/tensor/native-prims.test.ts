@@ -7,6 +7,7 @@ import { after, test } from "node:test";
 import { type Addon, loadAddon } from "../../src/tensor/native/addon.ts";
 import { elementwiseKernels } from "../../src/tensor/native/elementwise.ts";
 import { optimKernels } from "../../src/tensor/native/optim.ts";
+import { prefixKernels } from "../../src/tensor/native/prefix.ts";
 import { shapeKernels } from "../../src/tensor/native/shape.ts";
 import { sparseKernels } from "../../src/tensor/native/sparse.ts";
 import type { Op } from "../../src/tensor/op.ts";
@@ -34,6 +35,7 @@ const setups: Setup[] = (addon?.isas() ?? []).flatMap((isa) =>
       ...elementwiseKernels(addon!, pool, isa),
       ...shapeKernels(addon!, pool, isa),
       ...sparseKernels(addon!, pool, isa),
+      ...prefixKernels(addon!, pool, isa),
       ...optimKernels(addon!, pool, isa),
     } as unknown as Table,
   })),
@@ -409,6 +411,50 @@ test("the sparse passes agree with plain loops, duplicates and empty rows includ
     const inputs = [tensor([1, 1]), indices([1, 1], 0, [4]), tensor([1, 2])];
     assert.throws(() => execute(setup, "sparseOuter", inputs, out, { rows: 4 }), /sparseOuter: index 4/);
   }
+});
+
+test("the passes over prefixes agree with plain loops, unused slots and many rows included", { skip }, () => {
+  for (const [B, K, D, F] of [
+    [1, 1, 1, 1],
+    [5, 3, 6, 10],
+    [40, 9, 33, 20],
+    [131, 32, 100, 900],
+    [12, 4, 1100, 50],
+    [6100, 9, 40, 30_000],
+  ]) {
+    for (const unused of F < 1000 ? [0, 0.4] : [0]) {
+      const values = tensor([B, K]);
+      values.data.forEach((_, i) => {
+        if (Math.abs(random()) < unused) values.data[i] = 0;
+      });
+      const inputs = [values, indices([B, K], F), tensor([F, D]), tensor([D]), tensor([B, D])];
+      check("prefixLoss", [...inputs, positive(tensor([K + 1]))], {}, 1e-4);
+      if (F < 1000) check("prefixLoss", [...inputs, positive(tensor([B, K + 1]))], {}, 1e-4);
+      const sparse = tensor(
+        [K + 1],
+        Float32Array.from({ length: K + 1 }, (_, t) => Number(t % 5 === 1)),
+      );
+      check("prefixLoss", [...inputs, sparse], {}, 1e-4);
+      const bounds = [...new Set([1, Math.ceil(F / 7), F])];
+      check("groupPrefixes", [values, inputs[1]], { bounds });
+      for (const count of [1, Math.ceil((B * K) / 3), B * K]) check("keepLargest", [values], { count });
+      const positives = { ...values, data: (values.data as Float32Array).map((v) => Math.max(v, 0)) };
+      check("keepLargest", [positives], { count: Math.ceil((B * K) / 4) });
+      if (unused && F < 1000) {
+        const x = tensor([B, D]);
+        check("sparseDecode", inputs.slice(0, 4), {}, 2e-5);
+        check("sparseDecodeLoss", inputs, {}, 2e-5);
+        check("sparseOuter", [values, inputs[1], x], { rows: F }, 5e-5);
+        check("sparseSum", [values, inputs[1]], { rows: F }, 2e-5);
+        check("sparseOuterPair", [values, x, values, inputs[4], inputs[1]], { rows: F }, 5e-5);
+      }
+    }
+  }
+  const ties = tensor([300, 200]);
+  ties.data.forEach((v, i) => {
+    ties.data[i] = Math.round(v * 3);
+  });
+  for (const count of [9_000, 20_000, 40_000]) check("keepLargest", [ties], { count });
 });
 
 test("the loss pass can also return the products of the error with the chosen rows", { skip }, () => {
