@@ -1,6 +1,6 @@
 /**
- * Bundles the report's browser script (src/report/page) with Observable Plot into dist/src/report/page.js, which
- * `renderReport` inlines. The licences of what is bundled stand at its head, because every report carries a copy.
+ * Bundles the browser scripts of the reports (src/report/page) with Observable Plot into dist/src/report/page.js and
+ * sweep-page.js, which the pages inline. The licences of what is bundled stand at its head, because every report carries a copy.
  */
 import { readFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -16,8 +16,8 @@ async function licence(name) {
 
 const notices = await Promise.all(["@observablehq/plot", "d3"].map(licence));
 await build({
-  entryPoints: [path("src/report/page/main.ts")],
-  outfile: path("dist/src/report/page.js"),
+  entryPoints: { page: path("src/report/page/main.ts"), "sweep-page": path("src/report/page/sweep.ts") },
+  outdir: path("dist/src/report"),
   bundle: true,
   minify: true,
   format: "iife",

@@ -30,6 +30,8 @@ export interface CommandResult {
 
 /** What a person gave, before it is checked; names as in the schema. */
 export interface GivenOptions {
+  /** The config file. */
+  readonly file?: string;
   readonly values: Readonly<Record<string, unknown>>;
   /** `--config sweep.yaml:12: ` for an entry that a config file holds, to begin a message with; else empty. */
   readonly place: (path: readonly (string | number)[]) => string;

@@ -37,6 +37,7 @@ export async function givenOptions(
     values[name] = entry;
   }
   return {
+    file: path,
     values: { ...values, ...flags },
     place: ([name, ...rest]) =>
       keys.has(name) && !(name in flags) ? `--config ${file.place([keys.get(name)!, ...rest])}: ` : "",

@@ -59,4 +59,5 @@ export {
   type HeldOutText,
   type Spread,
 } from "./sweep-compare.ts";
+export { type SweepPageOptions, writeSweepPage } from "./sweep-report.ts";
 export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

@@ -3,7 +3,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { differences, disposeSae, loadSae, type Sae, TRAITS } from "../sae/index.ts";
+import { differences, disposeSae, loadSae, type Sae, TRAITS, type TrainRecord } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
 import type { TokenSource } from "../text/index.ts";
 import { interruptedError, readJson, SluiceError, usageError, writeJson } from "../util/index.ts";
@@ -15,7 +15,7 @@ import {
   type SaeEvaluation,
 } from "./sae-eval.ts";
 import { readRun } from "./sae-run.ts";
-import type { SweepSae, SweptSae } from "./sae-sweep.ts";
+import { recordsIn, type SweepSae, type SweptSae } from "./sae-sweep.ts";
 import { tokensHash } from "./text-tokens.ts";
 
 export interface CompareOptions extends Pick<SaeEvalOptions, "tokens" | "seed" | "signal" | "onProgress"> {
@@ -90,6 +90,8 @@ export interface ComparedSae {
   readonly steps: number;
   /** Trained on. */
   readonly tokens: number;
+  /** Time of its own part of a training step, mean over the run; null of one that failed at once. */
+  readonly ms_per_step: number | null;
   /** None of an SAE that failed. */
   readonly metrics?: Metrics;
   /** Of a topk SAE, ascending: its metrics at each k, its own among them. */
@@ -164,6 +166,7 @@ export async function compareSweep(device: Device, options: CompareOptions): Pro
       failure,
       steps,
       tokens,
+      ms_per_step: ownTime(sae),
       metrics: own && metricsOf(own),
       budgets: all && all.length > 1 ? curveOf(all, shape.k) : undefined,
     };
@@ -306,6 +309,20 @@ function outlineOf({ folder }: SweptSae): { readonly shape: SaeOutline; readonly
     seed,
   };
   return { shape, key: JSON.stringify([sae, source, rest]) };
+}
+
+/** Milliseconds of a step without the rows and the other SAEs. */
+function ownTime({ folder }: SweptSae): number | null {
+  const records = recordsIn(folder);
+  const steps = records.at(-1)?.step;
+  if (steps === undefined) return null;
+  const own = ({ encode, decode, backward, aux, optimizer }: TrainRecord["ms"]): number =>
+    encode + decode + backward + aux + optimizer;
+  const total = records.reduce(
+    (sum, { ms, step }, i) => sum + own(ms) * (step - (records[i - 1]?.step ?? 0)),
+    0,
+  );
+  return Math.round((1000 * total) / steps) / 1000;
 }
 
 /** Of each key its name: that of its first SAE, if it was given one that no other has. */

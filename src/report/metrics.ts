@@ -3,7 +3,7 @@
  * L cross-entropy of the model with the hook point untouched, spliced, zeroed, or at its mean.
  */
 import type { MetricName } from "./data.ts";
-import { Html } from "./html.ts";
+import { Html, html } from "./html.ts";
 
 export interface MetricText {
   readonly label: string;
@@ -138,3 +138,6 @@ export const METRICS: Record<MetricName, MetricText> = {
     format: fixed(4),
   },
 };
+
+/** The letters of the formulas. */
+export const notation: Html = html`<p class="note"><i>x</i> is an activation at the hook point, <i>x̂</i> its reconstruction, <i>x̄</i> the mean activation, <i>z</i> the codes, <i>t</i> runs over tokens, <i>D</i> is the model’s width, <i>F</i> the number of features, <i>L</i> the language model’s cross-entropy.</p>`;

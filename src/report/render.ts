@@ -2,31 +2,15 @@
  * One self-contained HTML page from a `ReportData`. What a person reads stands in the page itself; charts and feature
  * cards are drawn by the bundled script (src/report/page) from the data embedded as JSON.
  */
-import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { inputError, ioError } from "../util/index.ts";
+import { inputError } from "../util/index.ts";
 import { type Budget, METRIC_NAMES, type PageData, type ReportData } from "./data.ts";
-import { embedJson, Html, html } from "./html.ts";
-import { METRICS } from "./metrics.ts";
-import { STYLE } from "./style.ts";
+import { renderPage, runSection } from "./frame.ts";
+import { type Html, html } from "./html.ts";
+import { METRICS, notation } from "./metrics.ts";
 import { headlineOf, type Texts, textsOf, whole } from "./texts.ts";
 
 /** Points from which on the page draws a running median too. */
 const SMOOTHED = 60;
-
-let script: string | undefined;
-
-/** The bundle of src/report/page, made by `npm run build`. */
-function pageScript(): string {
-  if (script !== undefined) return script;
-  const url = new URL("./page.js", import.meta.url);
-  try {
-    script = readFileSync(url, "utf8").replaceAll("</script", "<\\/script");
-  } catch (error) {
-    throw ioError("read the report's page script dist/src/report/page.js (run `npm run build`)", error);
-  }
-  return script;
-}
 
 /** Lengths that must agree, checked before anything is drawn. */
 function check(data: ReportData): void {
@@ -127,25 +111,12 @@ ${known.map((name) => {
   return html`<tr><th scope="row">${label}<code>${name}</code></th><td class="number">${place(texts, `metric.${name}`)}</td><td class="formula">${formula}</td><td>${meaning}</td></tr>
 `;
 })}</tbody></table>
-<p class="note"><i>x</i> is an activation at the hook point, <i>x̂</i> its reconstruction, <i>x̄</i> the mean activation, <i>z</i> the codes, <i>t</i> runs over tokens, <i>D</i> is the model’s width, <i>F</i> the number of features, <i>L</i> the language model’s cross-entropy.</p>${
-    others.length > 0 &&
-    html`<details><summary>${others.length} further number${others.length === 1 ? "" : "s"}</summary><dl class="others">${others.map(
-      (name) => html`<div><dt><code>${name}</code></dt><dd>${place(texts, `metric.${name}`)}</dd></div>`,
-    )}</dl></details>`
-  }`;
-}
-
-function duration(seconds: number): string {
-  if (seconds < 60) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  return `${Math.floor(seconds / 60)} min ${String(Math.round(seconds % 60)).padStart(2, "0")} s`;
-}
-
-function timings(data: ReportData): Html {
-  const longest = Math.max(...data.run.timings.map((t) => t.seconds), 1e-9);
-  return html`<table class="timings"><tbody>${data.run.timings.map(
-    ({ name, seconds }) =>
-      html`<tr><th scope="row">${name}</th><td class="number">${duration(seconds)}</td><td class="bar"><span style="width:${((100 * seconds) / longest).toFixed(1)}%"></span></td></tr>`,
-  )}</tbody></table>`;
+${notation}${
+  others.length > 0 &&
+  html`<details><summary>${others.length} further number${others.length === 1 ? "" : "s"}</summary><dl class="others">${others.map(
+    (name) => html`<div><dt><code>${name}</code></dt><dd>${place(texts, `metric.${name}`)}</dd></div>`,
+  )}</dl></details>`
+}`;
 }
 
 function curves(data: ReportData): Html | false {
@@ -190,15 +161,6 @@ function featuresSection(data: ReportData, texts: Texts): Html {
 <div id="cards"></div></section>`;
 }
 
-function runSection(data: ReportData): Html {
-  const { command, config, machine } = data.run;
-  return html`<section id="run"><h2>The run</h2>
-<div class="command"><pre><code>${command}</code></pre><button type="button" id="copy">Copy</button></div>
-${machine ? html`<p class="lead">${machine}</p>` : false}
-${data.run.timings.length > 0 ? timings(data) : false}
-<details><summary>Full configuration</summary><pre class="config">${JSON.stringify(config, null, 2) ?? ""}</pre></details></section>`;
-}
-
 function pageData({ metrics, curves, density, cards, k, budgets, features }: ReportData): PageData {
   return {
     metrics,
@@ -213,9 +175,6 @@ function pageData({ metrics, curves, density, cards, k, budgets, features }: Rep
 /** The report as one HTML document: no network, readable from a file, dark and light. */
 export function renderReport(data: ReportData): string {
   check(data);
-  const code = pageScript();
-  const hash = createHash("sha256").update(code).digest("base64");
-  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${hash}'; img-src data:`;
   const texts = textsOf(data);
   const parts = [
     budgetCurve(data, texts),
@@ -223,32 +182,12 @@ export function renderReport(data: ReportData): string {
     lossLadder(data, texts),
     densitySection(data, texts),
   ];
-  const page = html`<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="${policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta name="generator" content="sluice ${data.version}">
-<title>${data.title}</title>
-<style>${new Html(STYLE)}</style></head>
-<body>
-<header><p class="brand">sluice <span>report</span></p><h1>${data.title}</h1>
-<p class="summary">${data.summary}</p>
-<dl class="facts">${data.facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl></header>
-<main>
-${slider(data, texts)}
+  const body = html`${slider(data, texts)}
 ${headline(data, texts)}
 <noscript><p class="note">Charts and feature cards need JavaScript; the tables below do not.</p></noscript>
 ${parts}
 <section id="metrics"><h2>Metrics${atK(data, texts)}</h2><div class="scroll">${metricsTable(data, texts)}</div></section>
 ${data.cards.length > 0 && featuresSection(data, texts)}
-${runSection(data)}
-</main>
-<footer>Made by sluice ${data.version} on <time datetime="${data.createdAt}">${data.createdAt.replace("T", " ").replace(/\.\d+Z?$|Z$/, " UTC")}</time>.</footer>
-<div id="tip" aria-hidden="true" hidden></div>
-<script type="application/json" id="data">${embedJson(pageData(data))}</script>
-<script>${new Html(code)}</script>
-</body></html>
-`;
-  return page.text;
+${runSection(data.run)}`;
+  return renderPage(data, body, { script: "page", data: pageData(data) });
 }

@@ -5,10 +5,12 @@
 const LIGHT = `
   --paper:#fbfaf6; --raised:#ffffff; --ink:#1d1c1a; --soft:#5d5a53; --line:#dedad0; --hair:#ebe8e0;
   --gold:#d9a021; --gold-ink:#8a5f00; --blue:#1f6286; --blue-soft:#7fa9c0; --rust:#a5462f; --shade:78%;
+  --s0:#1f6286; --s1:#b4791a; --s2:#a5462f; --s3:#3c7d4f; --s4:#7a4f9a; --s5:#1d8787; --s6:#b8507f; --s7:#5d5a53;
 `;
 const DARK = `
   --paper:#131518; --raised:#1a1d21; --ink:#e8e5de; --soft:#a3a099; --line:#33373d; --hair:#24282d;
   --gold:#c58f1e; --gold-ink:#e5b44b; --blue:#79b8d9; --blue-soft:#4d7d97; --rust:#e08a70; --shade:62%;
+  --s0:#79b8d9; --s1:#e5b44b; --s2:#e08a70; --s3:#8cc79a; --s4:#bd9fdc; --s5:#6ccdc8; --s6:#e69abb; --s7:#b5b2aa;
 `;
 
 export const STYLE = `
@@ -60,6 +62,17 @@ h2 small{font:400 .95rem/1 var(--sans);color:var(--soft);margin-left:.35em;white
 .slider~section .toolbar{top:3.6rem}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1.3rem;margin:0 0 .2rem;font-size:.88rem}
 .legend span::before{content:"";display:inline-block;width:1.1em;height:.2em;margin-right:.5em;vertical-align:.25em;background:var(--c)}
+.key{position:sticky;top:0;z-index:2;display:flex;flex-wrap:wrap;gap:.35rem .8rem;align-items:center;background:var(--paper);margin-top:2.4rem;padding:.6rem 0;border-bottom:1px solid var(--line)}
+.key+section{padding-top:1.6rem}
+.key .setting{display:inline-flex;max-width:100%}
+.key button{padding:.22rem .55rem;max-width:100%;overflow-wrap:anywhere;text-align:left}
+.key .setting button:not(.seed)::before{content:"";display:inline-block;width:.75em;height:.75em;margin-right:.45em;background:var(--c)}
+.key .setting button:not(:first-child){border-left:0;border-radius:0}
+.key .setting button:first-child:not(:last-child){border-radius:4px 0 0 4px}
+.key .setting button:last-child:not(:first-child){border-radius:0 4px 4px 0}
+.key button[aria-pressed=false]{color:var(--soft);text-decoration:line-through}
+.key .setting button[aria-pressed=false]::before{background:var(--line)}
+.key .all{margin-left:auto;color:var(--soft)}
 section{padding-top:3.1rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.6rem 2.4rem}
 @media (min-width:60rem){.charts figure:last-child:nth-child(odd){grid-column:1/-1}}
@@ -76,6 +89,16 @@ thead th{color:var(--soft);font-size:.8rem;border-bottom-color:var(--line);paddi
 .metrics td:last-child{min-width:15rem;padding-right:0;color:var(--soft)}
 .number{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 td.number{font-weight:600}
+.sortable th[scope=row]{white-space:nowrap}
+.sortable td small{display:block;font-weight:400;font-size:.76rem;color:var(--soft)}
+.sortable thead button{border:0;background:none;padding:0;font:inherit;color:inherit;white-space:nowrap}
+.sortable thead button:hover{color:var(--ink)}
+.sortable thead button::after{content:"";display:inline-block;width:1em;text-align:center}
+.sortable [aria-sort=ascending] button::after{content:"↑"}
+.sortable [aria-sort=descending] button::after{content:"↓"}
+.sortable [aria-sort] button{color:var(--ink)}
+.sortable .failure{color:var(--rust);min-width:16rem}
+.swatch{display:inline-block;width:.75em;height:.75em;margin-right:.5em;background:var(--c)}
 .formula{white-space:nowrap;min-width:11rem}
 math{font-size:1em;font-family:"Latin Modern Math","STIX Two Math","Cambria Math",math,var(--serif)}
 .metrics td,.metrics tbody th{padding-top:.65rem;padding-bottom:.65rem}
@@ -147,7 +170,7 @@ footer{padding-top:3.5rem;padding-bottom:2.5rem;color:var(--soft);font-size:.85r
   .card{grid-template-columns:minmax(0,1fr)}
   .card aside{display:grid;grid-template-columns:1fr 1fr;gap:0 1.4rem}
   .card aside .near,.card aside .heading{grid-column:1/-1}
-  .toolbar{position:static}
+  .toolbar,.key{position:static}
   .slider{gap:1rem}
   .slider label{position:absolute;clip-path:inset(50%)}
   .slider div{flex:1;order:1}
@@ -166,7 +189,7 @@ footer{padding-top:3.5rem;padding-bottom:2.5rem;color:var(--soft);font-size:.85r
 }
 @media print{
   :root{${LIGHT} --paper:#fff}
-  .toolbar,.command button,.more,#tip,#k-says,.slider div{display:none!important}
+  .toolbar,.key,.command button,.more,#tip,#k-says,.slider div{display:none!important}
   .slider{position:static}
   body{font-size:10.5pt}
   .card{break-inside:avoid}

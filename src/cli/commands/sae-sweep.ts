@@ -12,6 +12,7 @@ import {
   type SweepSae,
   type SweptSae,
   trainSweep,
+  writeSweepPage,
 } from "../../recipes/index.ts";
 import { configOfShape, refuseIdleK, saeShapeSchema } from "../../recipes/sae-shape.ts";
 import { type Architecture, saeTrainSchema, TRAITS, type TrainRecord } from "../../sae/index.ts";
@@ -21,7 +22,7 @@ import type { CommandContext, CommandResult, GivenOptions } from "../command.ts"
 import { fieldsOf, kebab } from "../flags.ts";
 import { expandGrid, type GridItem } from "../grid.ts";
 import { resolveOptions } from "../options.ts";
-import { packageCommit, packageVersion } from "../package.ts";
+import { commandName, packageCommit, packageVersion, shellWord } from "../package.ts";
 import { keepFields, runFields, sourceFields, trainInput, trainProgress, withRows } from "./sae-shared.ts";
 import { columnsOf, count, deviceFields, evalProgress, withDevice, withTokens } from "./shared.ts";
 
@@ -191,7 +192,20 @@ export function runSweep(given: GivenOptions, context: CommandContext): Promise<
           onProgress,
         });
         finish();
-        return resultOf(options, swept, comparison);
+        const page = await writeSweepPage({
+          out: options.out,
+          saes: swept.saes,
+          comparison,
+          source: rows.kind === "live" ? `${rows.lm.name} over ${rows.text}` : rows.folder,
+          run: {
+            command: commandLine(given, options),
+            config: given.values,
+            timings: [],
+            machine: `${device.backend.threads} threads, ${device.name} kernels, node ${process.versions.node}`,
+          },
+          version: packageVersion(),
+        });
+        return resultOf(options, swept, { comparison, page });
       }),
     ),
   );
@@ -265,13 +279,23 @@ async function train(device: Device, { options, saes, rows, context }: Training)
   return swept;
 }
 
-function resultOf({ out }: Options, swept: SweepResult, comparison: Comparison): CommandResult {
+/** As it would be typed; the file is the one that holds the configuration. */
+const commandLine = ({ file = "sweep.yaml" }: GivenOptions, { out }: Options): string =>
+  `${commandName()} sae train --config ${shellWord(file)} --out ${shellWord(out)}`;
+
+interface Compared {
+  readonly comparison: Comparison;
+  /** Path of the report. */
+  readonly page: string;
+}
+
+function resultOf({ out }: Options, swept: SweepResult, { comparison, page }: Compared): CommandResult {
   const failed = swept.saes.filter(({ stopped }) => stopped === "failed");
   const lines = [
     tableOf(comparison),
     ...(comparison.evaluation.held_out ? [] : ["measured on what the SAEs may have been trained on"]),
     ...failed.map(({ name, failure }) => `${name} failed: ${failure}`),
-    `${out}: ${swept.saes.length} SAEs${failed.length > 0 ? `, ${failed.length} failed` : ""}; comparison.json`,
+    `${out}: ${swept.saes.length} SAEs${failed.length > 0 ? `, ${failed.length} failed` : ""}. Look at ${page}`,
   ];
   const outline = ({ name, folder, stopped, failure, steps, tokens }: SweptSae) => ({
     name,
@@ -288,6 +312,7 @@ function resultOf({ out }: Options, swept: SweepResult, comparison: Comparison):
       resumed_from: swept.resumedFrom ?? null,
       saes: swept.saes.map(outline),
       settings: comparison.settings,
+      report: page,
     },
     text: lines.join("\n"),
     failed: failed.length > 0,
@@ -303,17 +328,19 @@ const COLUMNS: readonly (readonly [metric: string, title: string, show: (value: 
   ["ce_spliced", "CE", (v) => v.toFixed(4)],
 ];
 
-/** One line for each setting, and one for each of its budgets; several seeds as mean (min to max). */
-function tableOf({ settings }: Comparison): string {
+/** One line for each setting, and one for each other budget; several seeds as mean (min to max). */
+function tableOf({ saes, settings }: Comparison): string {
   const measured = settings.filter(({ metrics }) => metrics.explained_variance);
   if (measured.length === 0) return "no SAE was measured";
   const columns = COLUMNS.filter(([metric]) => measured[0].metrics[metric]);
   const head = ["SAE", "seeds", ...columns.map(([, title]) => title)];
   const rows = measured.flatMap(({ name, seeds, metrics, budgets = [] }) => {
+    const own = new Set(saes.filter((sae) => sae.setting === name).map(({ shape }) => shape.k));
+    const others = budgets.filter(({ k }) => !own.has(k));
     const cells = (of: typeof metrics) => columns.map(([metric, , show]) => spread(of[metric], show));
     return [
       [name, String(seeds.length), ...cells(metrics)],
-      ...budgets.map(({ k, metrics: at }) => [`  at k ${k}`, "", ...cells(at)]),
+      ...others.map(({ k, metrics: at }) => [`  at k ${k}`, "", ...cells(at)]),
     ];
   });
   return columnsOf([head, ...rows], { left: 1 });

@@ -3,76 +3,18 @@
  */
 import * as Plot from "@observablehq/plot";
 import type { Budget, DensityHistogram, PageData, TrainingCurves } from "../data.ts";
-import { frame, linesChart, short, tip } from "./plots.ts";
+import { CURVE_FORMAT, type CurveName, curvesChart, frame, keepDrawn, linesChart, tip } from "./plots.ts";
 
 const LINE = "var(--blue)";
 
-type CurveName = Exclude<keyof TrainingCurves, "tokens">;
-
-const CURVE_FORMAT: Record<CurveName, (value: number) => string> = {
-  loss: (v) => v.toPrecision(4),
-  explainedVariance: (v) => v.toFixed(4),
-  l0: (v) => v.toFixed(1),
-  deadFraction: (v) => `${(100 * v).toFixed(2)}%`,
-  learningRate: (v) => v.toExponential(2),
-};
-
 function curve(all: TrainingCurves, name: CurveName, width: number): Element {
   const values = all[name] ?? [];
-  const points = all.tokens
-    .map((x, i) => ({ x, y: values[i] }))
-    .filter((p): p is { x: number; y: number } => p.y !== null && Number.isFinite(p.y));
-  const window = name === "learningRate" ? 1 : Math.max(1, Math.round(points.length / 40));
-  const share = name === "deadFraction";
-  // The first steps are off the scale of all that follows; the axis is that of the rest.
-  const settled = points.slice(Math.floor(points.length / 60)).map((p) => p.y);
-  const low = Math.min(...settled);
-  const high = Math.max(...settled);
-  const flat = high - low < 1e-9 * Math.max(1, Math.abs(high));
-  const domain = flat ? [Math.min(0, low), high === 0 ? (share ? 0.01 : 1) : high * 1.2] : [low, high];
-  const format = CURVE_FORMAT[name];
-  return Plot.plot({
-    ...frame(width, name === "learningRate" ? 120 : 190),
-    x: { tickFormat: short, ticks: Math.max(3, width / 110), label: null, tickSize: 0 },
-    y: {
-      domain,
-      nice: true,
-      grid: true,
-      ticks: 4,
-      label: null,
-      tickSize: 0,
-      tickFormat: share ? (v: number) => `${+(100 * v).toPrecision(3)}%` : short,
-    },
-    marks: [
-      Plot.ruleX([0], { stroke: "var(--line)" }),
-      Plot.lineY(points, {
-        x: "x",
-        y: "y",
-        stroke: LINE,
-        strokeWidth: 1,
-        strokeOpacity: window > 1 ? 0.28 : 1,
-        clip: true,
-      }),
-      window > 1
-        ? Plot.lineY(
-            points,
-            Plot.windowY(
-              { k: window, reduce: "median" },
-              { x: "x", y: "y", stroke: LINE, strokeWidth: 1.75, clip: true },
-            ),
-          )
-        : null,
-      Plot.ruleX(points, Plot.pointerX({ x: "x", stroke: "var(--soft)", strokeOpacity: 0.6 })),
-      Plot.tip(
-        points,
-        Plot.pointerX({
-          ...tip,
-          x: "x",
-          y: "y",
-          title: (p: { x: number; y: number }) => `${format(p.y)}\nat ${short(p.x)} tokens`,
-        }),
-      ),
-    ],
+  return curvesChart([{ label: "", color: LINE, points: all.tokens.map((x, i) => ({ x, y: values[i] })) }], {
+    width,
+    height: name === "learningRate" ? 120 : 190,
+    format: CURVE_FORMAT[name],
+    share: name === "deadFraction",
+    smooth: name !== "learningRate",
   });
 }
 
@@ -240,30 +182,10 @@ function draw(data: PageData, shown: Shown, target: HTMLElement, width: number):
 
 /** Draws every chart of the page and keeps it as wide as its place. Returns what draws those anew that depend on k. */
 export function drawCharts(data: PageData): (shown: Shown) => void {
-  const widths = new WeakMap<Element, number>();
   let current: Shown = data;
-  const place = (target: Element): void => {
-    const width = widths.get(target);
-    if (width === undefined) return; // not laid out yet
-    const title =
-      target.closest("figure")?.querySelector("figcaption") ?? target.closest("section")?.querySelector("h2");
-    const chart = draw(data, current, target as HTMLElement, width);
-    if (!chart) return;
-    chart.setAttribute("role", "img");
-    chart.setAttribute("aria-label", title?.textContent ?? "chart");
-    target.replaceChildren(chart);
-  };
-  const observer = new ResizeObserver((entries) => {
-    for (const { target, contentRect } of entries) {
-      const width = Math.round(contentRect.width);
-      if (width < 40 || widths.get(target) === width) continue;
-      widths.set(target, width);
-      place(target);
-    }
-  });
-  for (const target of document.querySelectorAll(".chart")) observer.observe(target);
+  const redraw = keepDrawn((target, width) => draw(data, current, target, width));
   return (shown) => {
     current = shown;
-    for (const target of document.querySelectorAll(".chart[data-chart]")) place(target);
+    redraw(".chart[data-chart]");
   };
 }

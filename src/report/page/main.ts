@@ -4,6 +4,7 @@
 import type { FeatureCard, PageData } from "../data.ts";
 import { atStop, cardElement, searchText } from "./cards.ts";
 import { drawCharts } from "./charts.ts";
+import { copyCommand } from "./copy.ts";
 import { byId, element } from "./dom.ts";
 import { openingStop, type Stop, wakeSlider } from "./slider.ts";
 
@@ -93,28 +94,6 @@ function showTips(): void {
     place((event.target as Element).closest<HTMLElement>("mark[data-value]"));
   });
   addEventListener("scroll", () => place(current?.matches(":hover") ? current : null), { passive: true });
-}
-
-function copyCommand(): void {
-  const button = byId("copy");
-  button?.addEventListener("click", () => {
-    const code = button.parentElement?.querySelector("code");
-    if (!code) return;
-    const done = (text: string): void => {
-      button.textContent = text;
-      setTimeout(() => {
-        button.textContent = "Copy";
-      }, 1500);
-    };
-    const select = (): void => {
-      getSelection()?.selectAllChildren(code);
-      done("Selected");
-    };
-    // The clipboard may be closed to pages opened from a file.
-    if (navigator.clipboard)
-      navigator.clipboard.writeText(code.textContent ?? "").then(() => done("Copied"), select);
-    else select();
-  });
 }
 
 const data: PageData = JSON.parse(byId("data")?.textContent ?? "{}");
