@@ -100,13 +100,13 @@ export const featuresExplain = defineCommand({
     "(TPR + TNR) / 2, so that guessing gets 0.5. First it shows how many requests and tokens that will take (estimated at 4 bytes " +
     "a token); only with --yes it begins. Every answer is kept in answers.jsonl as it comes and never asked for again: the same " +
     "command goes on after Ctrl-C, a kill or a server's failure. The result is explanations.parquet in the database's folder, " +
-    "beside what other models said; `sluice features show` and `list` read it.",
+    "beside what other models said; `sluice features show`, `list --sort detection` and `report` read it.",
   schema,
   positional: ["id"],
   examples: [
     "sluice features explain --features out/features --endpoint http://localhost:8000/v1 --model qwen3-14b --dry-run",
     "sluice features explain 3 14 15 --features out/features --endpoint http://localhost:8000/v1 --model qwen3-14b --yes",
-    "sluice features list --features out/features --sort detection --descending # the best explained ones",
+    "sluice features explain --features out/features --endpoint https://api.openai.com/v1 --model gpt-4.1-mini --prompt-price 0.4 --answer-price 1.6 --requests-per-minute 300 --dry-run",
   ],
   async run(options, context) {
     const settings = settingsOf(options);
