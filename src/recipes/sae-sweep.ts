@@ -130,6 +130,8 @@ interface Plan {
   readonly input: SaeInput;
   readonly config: SaeConfig;
   readonly train: SaeTrainConfig;
+  /** The training as it was asked for. */
+  readonly given: SaeTrainInput;
   /** Of its run.json. */
   readonly settings: Notes;
 }
@@ -144,7 +146,7 @@ function planOf(
     const config = saeConfig({ ...sae.config, ...widthsOf(input) });
     const train = saeTrainConfig(sae.train, config);
     const settings = runSettings(device, { config, train, input, buffer, dataSeed });
-    return { name, folder: join(out, name), input, config, train, settings };
+    return { name, folder: join(out, name), input, config, train, given: sae.train, settings };
   } catch (error) {
     if (!(error instanceof SluiceError)) throw error;
     throw new SluiceError(error.code, `SAE ${name}: ${error.message}`, { cause: error });
@@ -235,7 +237,7 @@ async function trainAll(
     device,
     order.map((i) => ({
       config: plans[i].config,
-      train: plans[i].train,
+      train: plans[i].given,
       columns: plans[i].input.columns,
       metadata: plans[i].input.metadata,
       metricsFile: join(plans[i].folder, "metrics.jsonl"),

@@ -32,11 +32,11 @@ function pageOf({ saes, comparison, source, run, version }: SweepPageOptions): S
   const { evaluation, settings } = comparison;
   const folders = new Map(saes.map(({ name, folder }) => [name, folder]));
   const entries = comparison.saes.map((sae): SweepEntry => {
-    const { name, setting, shape, metrics, budgets, failure } = sae;
+    const { name, setting, metrics, budgets, failure } = sae;
     return {
       name,
       setting,
-      shape: { ...shape },
+      shape: { ...sae.shape, "ms per step": sae.ms_per_step },
       metrics,
       budgets,
       failure,

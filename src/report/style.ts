@@ -91,13 +91,15 @@ thead th{color:var(--soft);font-size:.8rem;border-bottom-color:var(--line);paddi
 td.number{font-weight:600}
 .sortable th[scope=row]{white-space:nowrap}
 .sortable td small{display:block;font-weight:400;font-size:.76rem;color:var(--soft)}
-.sortable thead button{border:0;background:none;padding:0;font:inherit;color:inherit;white-space:nowrap}
+.sortable thead button{position:relative;border:0;background:none;padding:0;font:inherit;color:inherit;white-space:nowrap}
 .sortable thead button:hover{color:var(--ink)}
-.sortable thead button::after{content:"";display:inline-block;width:1em;text-align:center}
+.sortable thead button::after{position:absolute;left:100%;margin-left:.2em}
 .sortable [aria-sort=ascending] button::after{content:"↑"}
 .sortable [aria-sort=descending] button::after{content:"↓"}
 .sortable [aria-sort] button{color:var(--ink)}
-.sortable .failure{color:var(--rust);min-width:16rem}
+.sortable td.shape{font-weight:400}
+.sortable th:first-child{position:sticky;left:0;background:var(--paper)}
+.failure{color:var(--rust)}
 .swatch{display:inline-block;width:.75em;height:.75em;margin-right:.5em;background:var(--c)}
 .formula{white-space:nowrap;min-width:11rem}
 math{font-size:1em;font-family:"Latin Modern Math","STIX Two Math","Cambria Math",math,var(--serif)}

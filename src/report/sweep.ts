@@ -24,11 +24,12 @@ const COLUMNS: readonly MetricName[] = [
   "l0",
   "dead_fraction",
   "loss_recovered",
-  "loss_recovered_mean",
   "ce_spliced",
   "kl",
-  "cosine",
 ];
+
+/** Over a column, where the metric's own label leans on the one before it. */
+const TITLES: Partial<Record<MetricName, string>> = { ce_spliced: "cross-entropy, spliced" };
 
 /** The curves of a training. */
 const CURVES: readonly (readonly [name: string, title: string])[] = [
@@ -75,9 +76,10 @@ function cell(name: MetricName, value: number | undefined): Html {
   return html`<td class="number" data-value="${value}">${METRICS[name].format(value)}</td>`;
 }
 
-function shapeCell(value: string | number | null | undefined): Html {
-  if (typeof value !== "number") return html`<td>${value ?? "–"}</td>`;
-  return html`<td class="number" data-value="${value}">${String(value)}</td>`;
+function shapeCell(value: string | number | null | undefined, number: boolean): Html {
+  if (!number) return html`<td>${value ?? "–"}</td>`;
+  if (typeof value !== "number") return html`<td class="number">–</td>`;
+  return html`<td class="number shape" data-value="${value}">${Number.isInteger(value) ? value : value.toPrecision(3)}</td>`;
 }
 
 function saesTable(data: SweepReportData): Html {
@@ -86,17 +88,15 @@ function saesTable(data: SweepReportData): Html {
   const metrics = measured(saes.map((sae) => sae.metrics));
   const isNumber = (key: string): boolean => saes.some(({ shape }) => typeof shape[key] === "number");
   return html`<div class="scroll"><table class="sortable" id="saes">
-<thead><tr>${header("SAE", false)}${keys.map((key) => header(key, isNumber(key)))}${metrics.map((name) => header(METRICS[name].label, true))}</tr></thead>
+<thead><tr>${header("SAE", false)}${metrics.map((name) => header(TITLES[name] ?? METRICS[name].label, true))}${keys.map((key) => header(key, isNumber(key)))}</tr></thead>
 <tbody>
 ${saes.map(
-  ({ name, setting, shape, metrics: own, failure }) =>
-    html`<tr><th scope="row">${swatch(data, setting)}${name}</th>${keys.map((key) => shapeCell(shape[key]))}${
-      own
-        ? metrics.map((metric) => cell(metric, own[metric]))
-        : html`<td colspan="${Math.max(1, metrics.length)}" class="failure">failed: ${failure ?? "no reason given"}</td>`
-    }</tr>
+  ({ name, setting, shape, metrics: own }) =>
+    html`<tr><th scope="row">${swatch(data, setting)}${name}</th>${metrics.map((metric) => cell(metric, own?.[metric]))}${keys.map((key) => shapeCell(shape[key], isNumber(key)))}</tr>
 `,
-)}</tbody></table></div>`;
+)}</tbody></table></div>${saes
+    .filter(({ failure }) => failure !== undefined)
+    .map(({ name, failure }) => html`<p class="note failure"><b>${name}</b> failed: ${failure}</p>`)}`;
 }
 
 /** Mean over the seeds, and the extremes below it. */
@@ -115,11 +115,11 @@ function settingsTable(data: SweepReportData): Html | false {
   return html`<section id="seeds"><h2>Over seeds</h2>
 <p class="lead">Settings that were trained with several seeds: the mean, and below it the least and the most.</p>
 <div class="scroll"><table class="sortable" id="settings">
-<thead><tr>${header("setting", false)}${header("seeds", true)}${metrics.map((name) => header(METRICS[name].label, true))}</tr></thead>
+<thead><tr>${header("setting", false)}${header("seeds", true)}${metrics.map((name) => header(TITLES[name] ?? METRICS[name].label, true))}</tr></thead>
 <tbody>
 ${data.settings.map(
   ({ name, saes, metrics: own }) =>
-    html`<tr><th scope="row">${swatch(data, name)}${name}</th>${shapeCell(saes.length)}${metrics.map((metric) => spreadCell(metric, own[metric]))}</tr>
+    html`<tr><th scope="row">${swatch(data, name)}${name}</th>${shapeCell(saes.length, true)}${metrics.map((metric) => spreadCell(metric, own[metric]))}</tr>
 `,
 )}</tbody></table></div></section>`;
 }

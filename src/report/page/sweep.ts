@@ -67,10 +67,10 @@ function frontier(metric: string, width: number): Element {
   });
 }
 
-/** The extremes of a setting's seeds, at each of its budgets; of those that are switched on there may be fewer. */
-function spansOf({ color, metrics, budgets = [], saes }: SweepSetting & Ink, metric: string): Span[] {
+/** The extremes of a setting's seeds, at each of its budgets, whichever of them are switched on. */
+function spansOf({ color, metrics, budgets, saes }: SweepSetting & Ink, metric: string): Span[] {
   if (saes.length < 2) return [];
-  return [metrics, ...budgets.map((budget) => budget.metrics)].flatMap((at) => {
+  return (budgets?.map((budget) => budget.metrics) ?? [metrics]).flatMap((at) => {
     const { [metric]: y, l0 } = at as Readonly<Record<string, Spread | undefined>>;
     return y && l0 && y.min < y.max ? [{ color, x: l0, y }] : [];
   });
