@@ -87,7 +87,15 @@ const saeZoo = (name, title, sizes, { label, args, peers, most, least, inQuick }
     { label: "sluice", sluice: ["sae-step", ...flags(sizes), "--steps", quick ? "4" : "6", "--warmup", "2"] },
     {
       label,
-      sluice: ["sae-step", ...flags(withoutIdle(sizes, args)), ...args, "--steps", quick ? "4" : "6", "--warmup", "2"],
+      sluice: [
+        "sae-step",
+        ...flags(withoutIdle(sizes, args)),
+        ...args,
+        "--steps",
+        quick ? "4" : "6",
+        "--warmup",
+        "2",
+      ],
     },
     ...Object.keys(peers).map((peerLabel) => ({
       label: peerLabel,
@@ -235,13 +243,18 @@ export const SECTIONS = [
     peers: KRON_PEERS,
     least: 1.6,
   }),
-  saeZoo("sae-kron-32k", "KronSAE step, m = n = 4", { ...SIZE_1, features: 32_768 }, {
-    label: "sluice kron",
-    args: ["--encoder", "kron"],
-    peers: KRON_PEERS,
-    least: 1.6,
-    inQuick: false,
-  }),
+  saeZoo(
+    "sae-kron-32k",
+    "KronSAE step, m = n = 4",
+    { ...SIZE_1, features: 32_768 },
+    {
+      label: "sluice kron",
+      args: ["--encoder", "kron"],
+      peers: KRON_PEERS,
+      least: 1.6,
+      inQuick: false,
+    },
+  ),
   saeZoo("sae-batchtopk", "BatchTopK step", SIZE_1, {
     label: "sluice batchtopk",
     args: ["--arch", "batchtopk"],
