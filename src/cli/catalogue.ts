@@ -75,6 +75,12 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,
   },
   {
+    name: "sae absorption",
+    summary:
+      "measure feature absorption: classes of tokens whose feature is silent where a special one fires",
+    load: async () => (await import("./commands/sae-absorption.ts")).saeAbsorption,
+  },
+  {
     name: "features build",
     summary: "a database of what each feature does on a text",
     load: async () => (await import("./commands/features-build.ts")).featuresBuild,

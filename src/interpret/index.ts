@@ -1,7 +1,19 @@
 /**
  * What features mean: where they fire, what they write, which are worth a look.
  */
+export {
+  type Absorption,
+  type AbsorptionRules,
+  type AbsorptionSamples,
+  absorptionFraction,
+  type ClassAbsorption,
+  isFullyAbsorbed,
+  measureAbsorption,
+  type ProbedToken,
+  SAEBENCH_RULES,
+} from "./absorption.ts";
 export { FeatureActivations } from "./activations-table.ts";
+export { type CodeRows, encodeRows, featureColumns } from "./code-rows.ts";
 export { type Context, type Peak, topContexts, topPeaks } from "./contexts.ts";
 export { type ChatOptions, chatUrl } from "./explain/chat.ts";
 export {
@@ -41,7 +53,18 @@ export {
   type ScanBatch,
   type ScanOptions,
 } from "./feature-scan.ts";
+export { type LassoOptions, type LassoProbes, lassoProbes } from "./lasso.ts";
 export { type LogitEffects, type LogitOptions, logitEffects, nearestFeatures } from "./logits.ts";
+export {
+  chooseL2,
+  fitProbes,
+  type Labels,
+  type ProbeOptions,
+  type ProbeQuality,
+  type Probes,
+  probeQuality,
+  probeScores,
+} from "./probes.ts";
 export { tokenEntropy } from "./proxies.ts";
 export {
   type Telling,
@@ -50,4 +73,5 @@ export {
   tellingFeatures,
   type Words,
 } from "./telling.ts";
+export { TOKEN_TASK_NAMES, TOKEN_TASKS, type TokenTask, type TokenTaskName } from "./token-tasks.ts";
 export { Vocabulary } from "./vocabulary.ts";

@@ -1,6 +1,7 @@
 /**
  * Whole pipelines: what the commands do, as library functions.
  */
+export { type AbsorptionOptions, type AbsorptionResult, absorptionOnText } from "./absorption.ts";
 export { type DemoOptions, type DemoProgress, type DemoResult, runDemo } from "./demo.ts";
 export {
   buildFeatureDatabase,
