@@ -8,10 +8,10 @@ namespace prims {
 // ---- prefix losses
 //
 // Every column of w stands alone, so a task owns some columns: it copies those of the used rows of w to packed pairs
-// [row of w | row of its gradient], walks all tokens over them in passes of W columns, and writes the gradient out.
+// [row of w | row of its gradient], walks all tokens over them a few columns at a time, and writes the gradient out.
 // A token's rows are visited forwards for the error e_n of the longest prefix, then backwards, taking each row out of e
-// again: S += weight * e, dot = w . S, gradient += value * S. The squared errors follow from the same dots:
-//   sum over t of weight_t |e_t|^2 = e_0 . S_0 + sum over j of value_j (w_j . S_{j+1}).
+// again: s += weight * e, dot = w . s, gradient += value * s. The squared errors follow from the same dots:
+//   sum over t of weight_t |e_t|^2 = e_0 . s_0 + sum over j of value_j (w_j . s_{j+1}).
 // Bound by the last-level cache. The order of every sum depends on shapes and codes alone.
 
 struct Slot {
@@ -22,50 +22,55 @@ struct Slot {
 // The used slots of all tokens, those of token t from start[t] to start[t + 1]. Prefixes that are the same for lack of
 // used slots between them are one, with the sum of their weights.
 struct UsedSlots {
+  const int32_t* number;  // of each feature among the used ones, or -1
+  int64_t features, rows, tokens;
   const int32_t* start;
   const Slot* slots;     // and K more behind the last, to be prefetched
   const float* weights;  // of token t from start[t] + t, or the same for all
   bool shared;
-  int64_t tokens;
 };
 
-constexpr int64_t kTaskColumns = 64, kManyRows = 24576, kTasksAtOnce = 16;
+constexpr int kVectors = VL == 16 ? 2 : 4;  // vectors of a pass
+constexpr int64_t kWidth = kVectors * VL;
+constexpr int64_t kTaskColumns = 64, kTasksAtOnce = 16;
+constexpr int64_t kManyRows = 24576;  // the pairs of more would outgrow the cache: then a task is one pass
+constexpr int64_t kLead = 32;         // slots between a prefetch and its use
 
-template <int N>
 static SLUICE_INLINE void read_columns(vf* y, const float* p, int64_t cols) {
-  for (int i = 0; i < N; i++)
+  for (int i = 0; i < kVectors; i++)
     y[i] = (i + 1) * VL <= cols ? vload(p + i * VL) : vloadn(p + i * VL, cols > i * VL ? cols - i * VL : 0);
 }
-template <int N>
 static SLUICE_INLINE void write_columns(float* p, const vf* x, int64_t cols) {
-  for (int i = 0; i < N; i++) {
+  for (int i = 0; i < kVectors; i++) {
     if ((i + 1) * VL <= cols) vstore(p + i * VL, x[i]);
     else vstoren(p + i * VL, x[i], cols > i * VL ? cols - i * VL : 0);
   }
 }
 
-// One pass of N vectors of columns, `cols` of which exist. Adds to the gradients in `pairs` and to dots (sets them when
-// `first`); returns the sum of e_0 . S_0. Pitch d; `lanes` holds one vector per slot.
-template <int N>
+// One pass of kWidth columns, `cols` of which exist; pitch d. Adds to the gradients in `pairs` and to `dots` (sets them
+// when `first`), returns the sum of e_0 . s_0. `lanes` holds one vector per slot of a token.
 static double walk_columns(const UsedSlots& used, const float* bias, const float* target, float* error, float* pull,
                            int64_t d, int64_t cols, float* pairs, float* dots, float* lanes, bool first) {
-  constexpr int64_t W = N * VL;
-  vf b[N];
-  read_columns<N>(b, bias, cols);
+  vf b[kVectors];
+  read_columns(b, bias, cols);
   double total = 0;
   for (int64_t t = 0; t < used.tokens; t++) {
     const int64_t begin = used.start[t], n = used.start[t + 1] - begin;
     const Slot* slot = used.slots + begin;
     const float* weight = used.shared ? used.weights : used.weights + begin + t;
-    const int64_t later = min64(t + 4, used.tokens - 1) * d;
+    // Rows of w are read ahead on the way to the end, gradients and rows of the next token on the way back.
+    const int64_t lead = min64(n, kLead), later = min64(t + 4, used.tokens - 1) * d;
+    const auto prefetch = [=](int64_t at) {
+      for (int64_t i = 0; i < kWidth; i += 16) __builtin_prefetch(pairs + at + i);
+    };
     for (int64_t i = 0; i < cols; i += 16) {
       __builtin_prefetch(target + later + i);
       __builtin_prefetch(error + later + i, 1);
       __builtin_prefetch(pull + later + i, 1);
     }
-    vf e[N], f[N], e0[N], s[N];
-    read_columns<N>(e0, target + t * d, cols);
-    for (int i = 0; i < N; i++) {
+    vf e0[kVectors], e[kVectors], f[kVectors], s[kVectors];
+    read_columns(e0, target + t * d, cols);
+    for (int i = 0; i < kVectors; i++) {
       e0[i] = b[i] - e0[i];
       e[i] = e0[i];
       f[i] = vf{};
@@ -74,56 +79,52 @@ static double walk_columns(const UsedSlots& used, const float* bias, const float
     for (; j + 2 <= n; j += 2) {
       const float *p = pairs + slot[j].at, *q = pairs + slot[j + 1].at;
       const vf v = vset(slot[j].value), u = vset(slot[j + 1].value);
-      for (int i = 0; i < N; i++) {
+      for (int i = 0; i < kVectors; i++) {
         e[i] = vfma(v, vload(p + i * VL), e[i]);
         f[i] = vfma(u, vload(q + i * VL), f[i]);
       }
-      for (int64_t i = 0; i < W; i += 16) {
-        __builtin_prefetch(p + W + i);
-        __builtin_prefetch(q + W + i);
-      }
+      for (int64_t a = j; a < j + 2; a++) prefetch(a + lead < n ? slot[a + lead].at : slot[a].at + kWidth);
     }
     for (; j < n; j++)
-      for (int i = 0; i < N; i++) e[i] = vfma(vset(slot[j].value), vload(pairs + slot[j].at + i * VL), e[i]);
+      for (int i = 0; i < kVectors; i++) e[i] = vfma(vset(slot[j].value), vload(pairs + slot[j].at + i * VL), e[i]);
 
     int64_t low = 0;  // no weight below
     while (low < n && weight[low] == 0) low++;
-    for (int i = 0; i < N; i++) {
+    for (int i = 0; i < kVectors; i++) {
       e[i] += f[i];
       s[i] = weight[n] != 0 ? e[i] * weight[n] : vf{};
     }
-    write_columns<N>(error + t * d, e, cols);
-    const Slot* next = slot + n;
-    for (j = n - 1; j >= low; j--, next++) {
+    write_columns(error + t * d, e, cols);
+    for (j = n - 1; j >= low; j--) {
       float* p = pairs + slot[j].at;
       const vf v = vset(slot[j].value);
       vf dot = {};
-      for (int i = 0; i < N; i++) {
+      for (int i = 0; i < kVectors; i++) {
         const vf w = vload(p + i * VL);
         dot = vfma(w, s[i], dot);
-        vstore(p + W + i * VL, vfma(v, s[i], vload(p + W + i * VL)));
+        vstore(p + kWidth + i * VL, vfma(v, s[i], vload(p + kWidth + i * VL)));
         e[i] -= v * w;
       }
       vstore(lanes + j * VL, dot);
-      for (int64_t i = 0; i < W; i += 16) __builtin_prefetch(pairs + next->at + i);
+      prefetch(j < lead ? slot[n + lead - 1 - j].at : slot[j - lead].at + kWidth);
       if (weight[j] != 0)
-        for (int i = 0; i < N; i++) s[i] = vfma(vset(weight[j]), e[i], s[i]);
+        for (int i = 0; i < kVectors; i++) s[i] = vfma(vset(weight[j]), e[i], s[i]);
     }
-    for (; j >= 0; j--, next++) {
+    for (; j >= 0; j--) {
       float* p = pairs + slot[j].at;
       const vf v = vset(slot[j].value);
       vf dot = {};
-      for (int i = 0; i < N; i++) {
+      for (int i = 0; i < kVectors; i++) {
         dot = vfma(vload(p + i * VL), s[i], dot);
-        vstore(p + W + i * VL, vfma(v, s[i], vload(p + W + i * VL)));
+        vstore(p + kWidth + i * VL, vfma(v, s[i], vload(p + kWidth + i * VL)));
       }
       vstore(lanes + j * VL, dot);
-      for (int64_t i = 0; i < W; i += 16) __builtin_prefetch(pairs + next->at + i);
+      prefetch(j < lead ? slot[n + lead - 1 - j].at : slot[j - lead].at + kWidth);
     }
-    write_columns<N>(pull + t * d, s, cols);
+    write_columns(pull + t * d, s, cols);
 
     vf own = {};
-    for (int i = 0; i < N; i++) own = vfma(e0[i], s[i], own);
+    for (int i = 0; i < kVectors; i++) own = vfma(e0[i], s[i], own);
     total += vhsum(own);
     float* out = dots + begin;
     for (j = 0; j + 4 <= n; j += 4) {
@@ -140,34 +141,34 @@ static double walk_columns(const UsedSlots& used, const float* bias, const float
   return total;
 }
 
-// Numbers the used features in `number` (-1 for the others), their count in *rows, and lists the used slots.
+// Numbers the used features and lists the used slots, in slots 0 and 1 of the pool's shared memory.
 static UsedSlots used_slots(Pool& pool, const float* values, const int32_t* index, const float* weights, bool shared,
-                            int64_t b, int64_t k, int64_t features, int64_t width, int32_t* number, int64_t* rows) {
+                            int64_t b, int64_t k, int64_t features) {
+  int32_t* number = (int32_t*)pool.shared((features + b + 1) * 4, 0);
   int32_t* start = number + features;
   memset(number, 0, features * 4);
   int64_t n = 0;
   for (int64_t t = 0; t < b; t++) {
     start[t] = (int32_t)n;
     for (int64_t i = t * k; i < (t + 1) * k; i++) {
-      number[index[i]] |= values[i] != 0;
-      n += values[i] != 0;
+      if (values[i] == 0) continue;
+      number[index[i]] = 1;
+      n++;
     }
   }
   start[b] = (int32_t)n;
-  int32_t count = 0;
-  for (int64_t f = 0; f < features; f++) number[f] = number[f] ? count++ : -1;
-  *rows = count;
+  int32_t rows = 0;
+  for (int64_t f = 0; f < features; f++) number[f] = number[f] ? rows++ : -1;
 
   const bool full = n == b * k && shared;
-  char* memory = (char*)pool.shared((n + k) * 8 + (full ? 0 : (n + b) * 4) + 64, 1);
-  Slot* slots = (Slot*)memory;
+  Slot* slots = (Slot*)pool.shared((n + k) * 8 + (full ? 0 : (n + b) * 4) + 64, 1);
   float* merged = (float*)(slots + n + k);
   memset(slots + n, 0, k * 8);
   parallel(pool, b, 64, [=](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
       Slot* slot = slots + start[t];
       for (int64_t i = t * k; i < (t + 1) * k; i++)
-        if (values[i] != 0) *slot++ = Slot{(int32_t)(number[index[i]] * 2 * width), values[i]};
+        if (values[i] != 0) *slot++ = Slot{(int32_t)(number[index[i]] * 2 * kWidth), values[i]};
       if (full) continue;
       const float* weight = shared ? weights : weights + t * (k + 1);
       float* sum = merged + start[t] + t;
@@ -178,11 +179,29 @@ static UsedSlots used_slots(Pool& pool, const float* values, const int32_t* inde
       }
     }
   });
-  return UsedSlots{start, slots, full ? weights : merged, full, b};
+  return UsedSlots{number, features, rows, b, start, slots, full ? weights : merged, full};
 }
 
-// p[0, n) = x, past the cache: nothing here reads it again. p is aligned to a vector unless n is the last of a row.
-static SLUICE_INLINE void stream_row(float* p, const float* x, int64_t n) {
+// Columns of the used rows of w, pitch d, as pairs with gradients of 0; one pass behind the other.
+static void load_pairs(const UsedSlots& used, const float* w, int64_t d, int64_t cols, float* pairs) {
+  for (int64_t f = 0; f < used.features; f++) {
+    if (used.number[f] < 0) continue;
+    const float* row = w + f * d;
+    for (int64_t c = 0; c < cols; c += 16) __builtin_prefetch(row + 16 * d + c);
+    for (int64_t c = 0; c < cols; c += kWidth) {
+      float* pair = pairs + (c / kWidth * used.rows + used.number[f]) * 2 * kWidth;
+      vf x[kVectors];
+      read_columns(x, row + c, cols - c);
+      for (int i = 0; i < kVectors; i++) {
+        vstore(pair + i * VL, x[i]);
+        vstore(pair + kWidth + i * VL, vf{});
+      }
+    }
+  }
+}
+
+// p[0, n) = x, past the cache where p is aligned: nothing here reads it again.
+static SLUICE_INLINE void stream(float* p, const float* x, int64_t n) {
   int64_t i = 0;
 #if defined(__x86_64__)
   if (((uintptr_t)p & (VL * 4 - 1)) == 0)
@@ -199,11 +218,24 @@ static SLUICE_INLINE void stream_row(float* p, const float* x, int64_t n) {
   for (; i < n; i++) p[i] = x[i];
 }
 
+// The gradients of the pairs to those columns of all rows of dw.
+static void store_gradients(const UsedSlots& used, const float* pairs, int64_t cols, float* dw, int64_t d) {
+  static const float zeros[kWidth] = {};
+  for (int64_t f = 0; f < used.features; f++) {
+    const int64_t row = used.number[f];
+    for (int64_t c = 0; c < cols; c += kWidth) {
+      const float* pair = pairs + (c / kWidth * used.rows + row) * 2 * kWidth;
+      stream(dw + f * d + c, row < 0 ? zeros : pair + kWidth, min64(kWidth, cols - c));
+    }
+  }
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // args: values, indices [B, K], w [F, D], bias [D], target [B, D], weights [K + 1] or [B, K + 1], loss [], error [B, D],
 // dValues [B, K], dW [F, D], pull [B, D], B, K, D, F, whether the weights are shared
-template <int N>
-static void prefix_loss_of(Pool& pool, const Args& args) {
-  constexpr int64_t W = N * VL;
+static void prefix_loss(Pool& pool, const Args& args) {
   const float* values = args.ptr<const float>(0);
   const int32_t* index = args.ptr<const int32_t>(1);
   const float* w = args.ptr<const float>(2);
@@ -215,77 +247,46 @@ static void prefix_loss_of(Pool& pool, const Args& args) {
   float* pull = args.ptr<float>(10);
   const int64_t b = args.i64(11), k = args.i64(12), d = args.i64(13), features = args.i64(14);
   if (!indices_ok(args, index, b * k, features)) return;
+  const UsedSlots used =
+      used_slots(pool, values, index, args.ptr<const float>(5), args.i64(15) != 0, b, k, features);
 
-  int32_t* number = (int32_t*)pool.shared((features + b + 1) * 4, 0);
-  int64_t rows;
-  const UsedSlots used = used_slots(pool, values, index, args.ptr<const float>(5), args.i64(15) != 0, b, k, features, W,
-                                    number, &rows);
-  const int64_t columns = rows > kManyRows ? W : kTaskColumns;  // so that the pairs do not outgrow the cache
-  const int64_t tasks = ceil_div(d, columns), spans = ceil_div(b, 64), passes = columns / W;
-  const int64_t n = used.start[b], pairs_size = rows * 2 * W;
+  const int64_t columns = used.rows > kManyRows ? kWidth : kTaskColumns, tasks = ceil_div(d, columns);
+  const int64_t n = used.start[b], spans = ceil_div(b, 64), pairs_size = used.rows * 2 * kWidth;
   float* dots = (float*)pool.shared(min64(tasks, kTasksAtOnce) * n * 4 + 64, 2);  // [tasks at once, n]
   double* sums = (double*)pool.shared((tasks + spans) * 8 + 64, 3);               // of the tasks, then of the spans
-
-  int64_t first = 0;
+  int64_t done = 0;
   do {
-    const int64_t group = min64(kTasksAtOnce, tasks - first);
+    const int64_t group = min64(kTasksAtOnce, tasks - done);
     parallel(pool, group, 1, [=, &pool](int64_t task, int64_t, int worker) {
-      const int64_t c0 = (first + task) * columns, width = min64(columns, d - c0);
-      float* pairs = (float*)pool.scratch(worker, (passes * pairs_size + (k + 3) * VL) * 4);
-      float* lanes = pairs + passes * pairs_size;
-      for (int64_t f = 0; f < features; f++) {
-        if (number[f] < 0) continue;
-        const float* row = w + f * d + c0;
-        for (int64_t i = 0; i < width; i += 16) __builtin_prefetch(row + 16 * d + i);
-        for (int64_t c = 0; c < width; c += W) {
-          float* pair = pairs + c / W * pairs_size + number[f] * 2 * W;
-          vf x[N];
-          read_columns<N>(x, row + c, width - c);
-          for (int i = 0; i < N; i++) {
-            vstore(pair + i * VL, x[i]);
-            vstore(pair + W + i * VL, vf{});
-          }
-        }
-      }
+      const int64_t at = (done + task) * columns, cols = min64(columns, d - at);
+      float* pairs = (float*)pool.scratch(worker, (columns / kWidth * pairs_size + (k + 3) * VL) * 4);
+      float* lanes = pairs + columns / kWidth * pairs_size;
+      load_pairs(used, w + at, d, cols, pairs);
       double total = 0;
-      for (int64_t c = 0; c < width; c += W) {
-        const int64_t at = c0 + c;
-        total += walk_columns<N>(used, bias + at, target + at, error + at, pull + at, d, min64(W, width - c),
-                                 pairs + c / W * pairs_size, dots + task * n, lanes, c == 0);
-      }
-      sums[first + task] = total;
-      static const float zeros[W] = {};
-      for (int64_t f = 0; f < features; f++)
-        for (int64_t c = 0; c < width; c += W) {
-          const float* gradient = pairs + c / W * pairs_size + number[f] * 2 * W + W;
-          stream_row(dw + f * d + c0 + c, number[f] < 0 ? zeros : gradient, min64(W, width - c));
-        }
-#if defined(__x86_64__)
-      _mm_sfence();
-#endif
+      for (int64_t c = 0; c < cols; c += kWidth)
+        total += walk_columns(used, bias + at + c, target + at + c, error + at + c, pull + at + c, d,
+                              min64(kWidth, cols - c), pairs + c / kWidth * pairs_size, dots + task * n, lanes, c == 0);
+      sums[done + task] = total;
+      store_gradients(used, pairs, cols, dw + at, d);
     });
     parallel(pool, b, 64, [=](int64_t begin, int64_t end, int) {
       double total = 0;
       int64_t at = used.start[begin];
       for (int64_t i = begin * k; i < end * k; i++) {
-        if (first == 0) d_values[i] = 0;
+        if (done == 0) d_values[i] = 0;
         if (values[i] == 0) continue;
-        float sum = d_values[i];
-        for (int64_t g = 0; g < group; g++) sum += dots[g * n + at];
-        d_values[i] = sum;
-        total += (double)values[i] * sum;
+        for (int64_t g = 0; g < group; g++) d_values[i] += dots[g * n + at];
+        total += (double)values[i] * d_values[i];
         at++;
       }
       sums[tasks + begin / 64] = total;
     });
-    first += group;
-  } while (first < tasks);
+    done += group;
+  } while (done < tasks);
   double total = 0;
   for (int64_t i = 0; i < tasks + spans; i++) total += sums[i];
   *args.ptr<float>(6) = (float)(total / (double)b);
 }
-
-static void prefix_loss(Pool& pool, const Args& args) { prefix_loss_of<VL == 16 ? 2 : 4>(pool, args); }
 
 // ---- slots of a batch
 

@@ -229,8 +229,7 @@ static void sparse_sum(Pool&, const Args& args) {
   const int64_t n = args.i64(3), rows = args.i64(4);
   if (!indices_ok(args, indices, n, rows)) return;
   memset(out, 0, rows * 4);
-  for (int64_t i = 0; i < n; i++)
-    if (values[i] != 0) out[indices[i]] += values[i];
+  for (int64_t i = 0; i < n; i++) out[indices[i]] += values[i];
 }
 
 // args: x [B, D], w [F, D], indices [B, K], out [B, K], B, K, D, F
