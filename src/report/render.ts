@@ -79,7 +79,7 @@ function slider(data: ReportData, texts: Texts): Html | false {
 <form class="slider" id="slider" hidden>
 <label for="k">Active features per token</label>
 <div><input type="range" id="k" min="0" max="${last}" step="1" value="${budgets.findIndex((b) => b.k === k)}" autocomplete="off" aria-describedby="k-says"><p class="stops" aria-hidden="true">${budgets.map(({ k }) => html`<span>${k}</span>`)}</p></div>
-<output for="k"><i>k</i> = ${place(texts, "k")}</output>
+<output for="k" aria-live="off"><i>k</i> = ${place(texts, "k")}</output>
 ${kept.length > 0 && html`<p class="kept" aria-hidden="true">${kept}</p>`}
 </form>`;
 }

@@ -23,6 +23,7 @@ export const STYLE = `
 @media (prefers-color-scheme:dark){:root{${DARK}}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-padding-top:4.5rem}
+html:has(.slider:not([hidden])){scroll-padding-top:8.2rem}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.55 var(--sans);font-variant-numeric:tabular-nums lining-nums}
 header,main,footer{max-width:68rem;margin:0 auto;padding:0 1.5rem}
 header{padding-top:2.25rem}
@@ -167,6 +168,7 @@ mark.peak{outline:1.5px solid var(--gold-ink);font-weight:600}
 .empty{color:var(--soft);padding:2rem 0}
 footer{padding-top:3.5rem;padding-bottom:2.5rem;color:var(--soft);font-size:.85rem}
 @media (max-width:46rem){
+  html:has(.slider:not([hidden])){scroll-padding-top:4.5rem}
   header,main,footer{padding-left:1rem;padding-right:1rem}
   .headline{grid-template-columns:1fr 1fr}
   .card{grid-template-columns:minmax(0,1fr)}

@@ -229,6 +229,20 @@ describe("report in a browser", { skip, concurrency: false }, () => {
     assert.equal(await silent.locator(".contexts li.silent").count(), 10);
   });
 
+  test("a card that is linked to is not covered by the bars above it", async () => {
+    for (const width of [1200, 360]) {
+      const { page } = await open(sampleEveryK(6), { viewport: { width, height: 740 } });
+      await page.evaluate("location.hash = 'feature-308'"); // of card 3
+      await page.waitForTimeout(100);
+      const covered = await page.evaluate(`(() => {
+        const heading = document.querySelector("#feature-308 h3 a");
+        const { left, top } = heading.getBoundingClientRect();
+        return document.elementFromPoint(left + 2, top + 4) !== heading;
+      })()`);
+      assert.equal(covered, false, `${width} px`);
+    }
+  });
+
   test("a finger on the track moves the slider", async () => {
     const { page } = await open(sampleEveryK(1), { viewport: { width: 360, height: 740 }, hasTouch: true });
     await page.locator("#k").scrollIntoViewIfNeeded();
