@@ -84,20 +84,27 @@ const TAKEN = ["checkpoints", "sweep.json", "comparison.json", "report.html"];
  * anything else is refused. An SAE that cannot go on (NaN) is left without files, and the others go on.
  */
 export async function trainSweep(device: Device, options: SweepOptions): Promise<SweepResult> {
-  const { source, saes, buffer, out, signal } = options;
-  checkNames(saes.map((sae) => sae.name));
+  const { source, buffer, out, signal } = options;
+  const names = options.saes.map((sae) => sae.name);
+  checkNames(names);
+  // By name: rows and checkpoints are laid out in this order, and a file with the SAEs in another finds them.
+  const saes = [...options.saes].sort((a, b) => (a.name < b.name ? -1 : 1));
+  const inOrder = ({ saes, ...result }: SweepResult): SweepResult => ({
+    ...result,
+    saes: names.map((name) => saes.find((sae) => sae.name === name)!),
+  });
   const opened = await openRows(source, saes, { buffer, signal });
   try {
     const plans = saes.map((sae, i) => planOf(device, options, sae, opened.inputs[i]));
     const settings = sweepSettings(plans);
     const inspect = () => inspectFolder<SweepFile>(SWEEP, out, settings).run;
     const before = inspect();
-    if (before?.outcome) return await trainedBefore(plans, out, before.outcome);
+    if (before?.outcome) return inOrder(await trainedBefore(plans, out, before.outcome));
     const unlock = lockFolder(out);
     try {
       const found = inspect(); // ended meanwhile
-      if (found?.outcome) return await trainedBefore(plans, out, found.outcome);
-      return await work(device, options, { opened, plans, settings, found });
+      if (found?.outcome) return inOrder(await trainedBefore(plans, out, found.outcome));
+      return inOrder(await work(device, options, { opened, plans, settings, found }));
     } finally {
       unlock();
     }
@@ -158,6 +165,12 @@ function sweepSettings(plans: readonly Plan[]): Notes {
   const [{ settings, train }] = plans;
   const { dataSeed, buffer, backend } = settings;
   const { batch, tokens } = train;
+  for (const other of plans) {
+    if (other.train.batch === batch && other.train.tokens === tokens) continue;
+    throw usageError(
+      `SAEs of a sweep share batch and tokens: ${plans[0].name} has ${batch} and ${tokens}, ${other.name} ${other.train.batch} and ${other.train.tokens}`,
+    );
+  }
   const own = ({ settings: { sae, source }, train: { batch: _, tokens: __, ...rest } }: Plan) => ({
     sae,
     source,
@@ -231,17 +244,15 @@ async function trainAll(
     runs.push(run);
     await writeRecord<SaeRunFile>(RUN, plan.folder, run);
   }
-  // By name, so that a file with the SAEs in another order finds its checkpoint.
-  const order = plans.map((_, i) => i).sort((a, b) => (plans[a].name < plans[b].name ? -1 : 1));
   const results = await trainSaes(
     device,
-    order.map((i) => ({
-      config: plans[i].config,
-      train: plans[i].given,
-      columns: plans[i].input.columns,
-      metadata: plans[i].input.metadata,
-      metricsFile: join(plans[i].folder, "metrics.jsonl"),
-      onMetrics: (record) => options.onMetrics?.(plans[i].name, record),
+    plans.map(({ name, folder, config, given, input: { columns, metadata } }) => ({
+      config,
+      train: given,
+      columns,
+      metadata,
+      metricsFile: join(folder, "metrics.jsonl"),
+      onMetrics: (record) => options.onMetrics?.(name, record),
     })),
     {
       ...options, // signal, logEvery, onStep
@@ -251,9 +262,8 @@ async function trainAll(
     },
   );
   try {
-    for (const [at, i] of order.entries()) await keep(plans[i], runs[i], results[at]);
-    const endings = order.map((i, at) => [plans[i].name, endingOf(results[at])] as const);
-    const outcome = Object.fromEntries(endings);
+    for (const [i, plan] of plans.entries()) await keep(plan, runs[i], results[i]);
+    const outcome = Object.fromEntries(plans.map(({ name }, i) => [name, endingOf(results[i])]));
     await writeRecord<SweepFile>(SWEEP, out, { ...sweep, outcome });
     await rm(checkpointsIn(out), { recursive: true, force: true }); // all that counts is in the SAEs now
     return { saes: sweptOf(plans, outcome), finishedBefore: false, resumedFrom: results[0].resumedFrom };
