@@ -52,11 +52,19 @@ function describeIssue(issue: z.core.$ZodIssue, fields: readonly Field[], given:
   return `${given.place([field.name])}--${field.flag} ${JSON.stringify(value)}: ${issue.message}`;
 }
 
-/** Validates what was given and fills in the defaults; throws a usage error that names every bad option. */
+/**
+ * Validates what was given and fills in the defaults; throws a usage error that names every bad option. One thing where a list is
+ * wanted is a list of one, as on the command line.
+ */
 export function resolveOptions<S extends CommandSchema>(schema: S, given: GivenOptions): z.output<S> {
-  const result = schema.strict().safeParse(given.values);
-  if (result.success) return result.data as z.output<S>;
   const fields = fieldsOf(schema);
+  const lists = new Set(fields.filter(({ kind }) => kind === "list").map(({ name }) => name));
+  const values = Object.entries(given.values).map(([name, value]) => {
+    const single = lists.has(name) && value !== undefined && value !== null && !Array.isArray(value);
+    return [name, single ? [value] : value];
+  });
+  const result = schema.strict().safeParse(Object.fromEntries(values));
+  if (result.success) return result.data as z.output<S>;
   const lines = result.error.issues.map((issue) => describeIssue(issue, fields, given));
   throw usageError([...new Set(lines)].join("\n"));
 }

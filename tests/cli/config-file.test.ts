@@ -53,6 +53,11 @@ test("unquoted numbers of YAML may be written as on the command line; quoted one
   await refused("q.yaml", 'out: x\nfeatures: "16k"\n', 2, /q\.yaml:2: --features "16k": .*number/);
 });
 
+test("one thing where a list is wanted is a list of one", async () => {
+  assert.deepEqual((await options("one.yaml", "hooks: a\nfeatures: 64\nout: x\n")).hooks, ["a"]);
+  assert.deepEqual((await options("one.json", '{"hooks": "a", "features": 64, "out": "x"}')).hooks, ["a"]);
+});
+
 test("aliases stand for what they name", async () => {
   const text = "features: &f 64\ntokens: *f\nout: x\n";
   assert.equal((await options("a.yaml", text)).tokens, 64);
