@@ -81,6 +81,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-absorption.ts")).saeAbsorption,
   },
   {
+    name: "sae probe",
+    summary: "sparse probing: how well one, two or five features tell a class of texts",
+    load: async () => (await import("./commands/sae-probe.ts")).saeProbe,
+  },
+  {
     name: "features build",
     summary: "a database of what each feature does on a text",
     load: async () => (await import("./commands/features-build.ts")).featuresBuild,

@@ -13,7 +13,7 @@ export {
   SAEBENCH_RULES,
 } from "./absorption.ts";
 export { FeatureActivations } from "./activations-table.ts";
-export { type CodeRows, encodeRows, featureColumns } from "./code-rows.ts";
+export { type CodeRows, CodeRowsBuilder, encodeRows, featureColumns } from "./code-rows.ts";
 export { type Context, type Peak, topContexts, topPeaks } from "./contexts.ts";
 export { type ChatOptions, chatUrl } from "./explain/chat.ts";
 export {
@@ -66,6 +66,12 @@ export {
   probeScores,
 } from "./probes.ts";
 export { tokenEntropy } from "./proxies.ts";
+export {
+  type ClassProbing,
+  type LabelledTexts,
+  measureSparseProbing,
+  type SparseProbingOptions,
+} from "./sparse-probing.ts";
 export {
   type Telling,
   type TellingKind,

@@ -41,6 +41,7 @@ export {
   trainSweep,
 } from "./sae-sweep.ts";
 export { type SaeRunOptions, type SaeRunResult, trainSaeRun } from "./sae-train.ts";
+export { type SparseProbingRun, sparseProbingOnTexts } from "./sparse-probing.ts";
 export {
   type SplicedSae,
   type SpliceMetrics,

@@ -20,6 +20,13 @@ export {
   type InstallOptions,
 } from "./install.ts";
 export {
+  type LabelledDocument,
+  type LabelledSet,
+  labelledDocuments,
+  labelledSet,
+  listLabelledSets,
+} from "./labelled.ts";
+export {
   buildTokenMix,
   checkMix,
   type MixConfig,

