@@ -70,6 +70,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-boost.ts")).saeStitch,
   },
   {
+    name: "sae graft",
+    summary: "give an SAE the features of a fine-tuned copy that changed most",
+    load: async () => (await import("./commands/sae-boost.ts")).saeGraft,
+  },
+  {
     name: "sae eval",
     summary: "measure an SAE: explained variance, L0, dead features, loss recovered, KL",
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,

@@ -8,6 +8,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import {
   differences,
+  type NewFeatures,
   type Notes,
   type SaeConfig,
   type SaeTrainConfig,
@@ -87,11 +88,12 @@ export const writeRecord = <T extends RecordFile<unknown>>(
 /** All that decides an SAE's bits. */
 export function runSettings(
   device: Device,
-  { config, train, input, buffer, dataSeed, base }: RunParts,
+  { config, train, input, buffer, dataSeed, base, start }: RunParts,
 ): Notes {
   return {
     sae: config,
     base,
+    start,
     source: { ...input.metadata, ...input.settings },
     dataSeed,
     buffer,
@@ -109,6 +111,15 @@ interface RunParts {
   readonly dataSeed: number;
   /** Hash of the SAE whose error is learnt. */
   readonly base?: string;
+  readonly start?: StartNotes;
+}
+
+/** The SAE that a training starts from: its hash, and what becomes of it. */
+export interface StartNotes {
+  readonly sae: string;
+  readonly features: number;
+  readonly newFeatures?: NewFeatures;
+  readonly freeze: boolean;
 }
 
 /** What a folder has to do with a run that is about to begin in it. */

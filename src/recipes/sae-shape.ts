@@ -2,7 +2,7 @@
  * What an SAE is like, as flags say it: one flat schema for `sae train`, sweeps and benchmarks.
  */
 import { z } from "zod";
-import { type Activation, ARCHITECTURES, type SaeConfigInput, TRAITS } from "../sae/index.ts";
+import { type Activation, ARCHITECTURES, type Sae, type SaeConfigInput, TRAITS } from "../sae/index.ts";
 import { usageError } from "../util/index.ts";
 
 const count = () => z.number().int().min(1);
@@ -43,6 +43,21 @@ export function configOfShape({
     activation: activationOf(arch, k),
     encoder:
       encoder === "kron" ? { kind: "kron", m: kronM, n: kronN, product: kronProduct } : { kind: "dense" },
+  };
+}
+
+/** The config of a training that starts from an SAE: that which it was trained with, but for what is given. */
+export function configOfStart(
+  { config, provenance }: Sae,
+  given: Partial<Pick<SaeShape, "arch" | "features" | "k">>,
+): Pick<SaeConfigInput, "features" | "activation" | "encoder" | "applyBDecToInput" | "decoderBias"> {
+  const { features, encoder, applyBDecToInput, decoderBias } = config;
+  const before = (provenance?.trained_as as Activation | undefined) ?? config.activation;
+  const { arch = before.kind, k = "k" in before ? before.k : 32 } = given;
+  return {
+    ...{ encoder, applyBDecToInput, decoderBias },
+    features: given.features ?? features,
+    activation: activationOf(arch, k),
   };
 }
 

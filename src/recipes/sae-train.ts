@@ -21,6 +21,7 @@ import {
   type TrainRecord,
   type TrainResult,
   trainSae,
+  type WarmStart,
 } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
 import { removeStaleTemps, usageError } from "../util/index.ts";
@@ -31,6 +32,7 @@ import {
   type RunOutcome,
   runSettings,
   type SaeRunFile,
+  type StartNotes,
   writeRecord,
 } from "./sae-run.ts";
 import { type OpenedRows, openRows, type SaeInput, type SaeSource } from "./sae-source.ts";
@@ -44,6 +46,8 @@ export interface SaeRunOptions {
   readonly dataSeed?: number;
   /** SAE Boost: the frozen SAE whose error is learnt, and what names it. */
   readonly base?: { readonly sae: Sae; readonly hash: string };
+  /** The SAE to start from, and what names it. */
+  readonly start?: WarmStart & { readonly hash: string };
   /** Rows held for shuffling. */
   readonly buffer: number;
   readonly out: string;
@@ -76,11 +80,16 @@ export async function trainSaeRun(device: Device, options: SaeRunOptions): Promi
   const opened = await openRows(source, [source], { buffer, signal });
   try {
     const [input] = opened.inputs;
-    if (base) refuseStrangeBase(base.sae, input);
+    if (base) refuseStrange("base", base.sae, input);
+    if (options.start) refuseStrange("SAE to start from", options.start.sae, input);
+    const start = startNotes(options.start);
     const config = saeConfig({ ...options.config, ...widthsOf(input) });
     const train = saeTrainConfig(options.train, config);
     const { dataSeed = train.seed } = options;
-    const settings = runSettings(device, { config, train, input, buffer, dataSeed, base: base?.hash });
+    const settings = runSettings(device, {
+      ...{ config, train, input, buffer, dataSeed, start },
+      base: base?.hash,
+    });
     const inspect = () => inspectFolder(RUN, out, settings, options.owner);
     const before = inspect();
     if (before.run?.outcome) return await finished(device, out, before.run.outcome, train);
@@ -106,18 +115,18 @@ export const widthsOf = ({ width, targetWidth }: SaeInput) => ({
   transcoder: targetWidth !== undefined,
 });
 
-/** A base of another width, model or hook point has no errors here that could be learnt. */
-function refuseStrangeBase({ config, metadata }: Sae, { width, metadata: found }: SaeInput): void {
+/** An SAE of another width, model or hook point has nothing to do with these activations. */
+function refuseStrange(what: string, { config, metadata }: Sae, { width, metadata: found }: SaeInput): void {
   if (config.dIn !== width) {
-    throw usageError(`the base reads activations of width ${config.dIn}, but these have width ${width}`);
+    throw usageError(`the ${what} reads activations of width ${config.dIn}, but these have width ${width}`);
   }
-  for (const [key, what] of [
+  for (const [key, named] of [
     ["model_hash", "weights"],
     ["hook_name", "hook point"],
   ] as const) {
     if (metadata[key] === undefined || found[key] === undefined || metadata[key] === found[key]) continue;
     throw usageError(
-      `the base was trained on the ${what} ${metadata[key]}, but these activations are of ${found[key]}`,
+      `the ${what} was trained on the ${named} ${metadata[key]}, but these activations are of ${found[key]}`,
     );
   }
 }
@@ -154,6 +163,7 @@ async function work(
     ...options, // train, signal, logEvery, onMetrics, onStep
     config,
     base: options.base?.sae,
+    start: options.start,
     columns,
     metadata,
     openSource: opened.open({ ...train, seed: dataSeed }),
@@ -161,7 +171,7 @@ async function work(
     checkpoint: { folder: checkpointsIn(out), everyMinutes: options.checkpointMinutes },
     resume: true,
   });
-  const sae = withBase(result.sae, options.base?.hash);
+  const sae = withOrigin(result.sae, options);
   try {
     await saveSae(out, sae);
     await writeRecord(RUN, out, { ...run, outcome: outcomeOf(result) });
@@ -182,9 +192,19 @@ export const outcomeOf = ({ stopped, steps, tokens, inputScale, record }: TrainR
   record,
 });
 
-/** Names the base of a residual part by its content. */
-const withBase = (sae: Sae, base: string | undefined): Sae =>
-  base === undefined ? sae : { ...sae, provenance: { ...sae.provenance, boost: { base } } };
+/** Names the base of a residual part, or the SAE that was started from, by its content. */
+function withOrigin(sae: Sae, { base, start }: SaeRunOptions): Sae {
+  const origin = { ...(base && { boost: { base: base.hash } }), ...(start && { start: startNotes(start) }) };
+  return { ...sae, provenance: { ...sae.provenance, ...origin } };
+}
+
+const startNotes = (start: SaeRunOptions["start"]): StartNotes | undefined =>
+  start && {
+    sae: start.hash,
+    features: start.sae.config.features,
+    newFeatures: start.newFeatures,
+    freeze: start.freeze ?? false,
+  };
 
 /** The SAE of a run that is done; removes the checkpoints that it kept when it was killed at its very end. */
 async function finished(

@@ -36,6 +36,7 @@ export {
   type MeasuredSae,
 } from "./evaluate.ts";
 export { lockFolder } from "./folder-lock.ts";
+export { type GraftOptions, graft } from "./graft.ts";
 export { saeHash } from "./hash.ts";
 export {
   columnMean,
@@ -87,3 +88,4 @@ export {
 } from "./train.ts";
 export { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig, saeTrainSchema } from "./train-config.ts";
 export type { PartTimes, TrainRecord } from "./train-log.ts";
+export { mostActive, NEW_FEATURES, type NewFeatures, type WarmStart } from "./warm-start.ts";

@@ -1,7 +1,7 @@
 /**
  * Adam on all parameters: clipped by the common norm, decoder rows kept at unit length in the same pass.
  */
-import { adam, adamRows, type Device, type Tensor } from "../tensor/index.ts";
+import { adam, adamRows, type Device, slice, type Tensor } from "../tensor/index.ts";
 import { mapParams, type PerParam, paramShapes, type Sae, type SaeParams } from "./sae.ts";
 import type { SaeTrainConfig } from "./train-config.ts";
 
@@ -28,7 +28,7 @@ export interface AdamStep {
   readonly gradScale: number;
 }
 
-/** One step in place. */
+/** One step in place. Gradients of fewer rows than the parameter are those of its last rows; without one it stays as it is. */
 export function applyAdam(
   params: SaeParams,
   grads: PerParam<Tensor>,
@@ -38,13 +38,20 @@ export function applyAdam(
 ): void {
   const { beta1, beta2, eps, removeParallelGradient: project, unitDecoder: normalize } = train;
   const attrs = { lr, beta1, beta2, eps, weightDecay: 0, step, gradScale };
-  mapParams(params, (p, name) => {
-    const [grad, first, second] = [grads[name], m[name], v[name]];
-    if (!grad || !first || !second) throw new Error(`adam: no gradient or moments of ${name}`);
+  mapParams(params, (whole, name) => {
+    const grad = grads[name];
+    if (!grad) return;
+    const [p, first, second] = [whole, m[name], v[name]].map((t) => lastRows(t, grad.shape[0]));
     if (name === "wDec" && (project || normalize)) {
       adamRows(p, grad, first, second, { ...attrs, project, normalize, normEps: 1e-8 });
     } else {
       adam(p, grad, first, second, attrs);
     }
   });
+}
+
+function lastRows(t: Tensor | undefined, rows: number): Tensor {
+  if (!t) throw new Error("adam: a parameter without moments");
+  const [all, ...rest] = t.shape;
+  return rows === all ? t : slice(t, [all - rows, ...rest.map(() => 0)], [rows, ...rest]);
 }

@@ -12,6 +12,7 @@ import { createMoments, disposeMoments, type Moments } from "./optimizer.ts";
 import { disposeSae, foldInput, mapParams, type Notes, type PerParam, paramShapes, type Sae } from "./sae.ts";
 import type { SaeTrainConfig } from "./train-config.ts";
 import type { TrainRecord } from "./train-log.ts";
+import { startFrom, type WarmStart } from "./warm-start.ts";
 
 export interface RunState {
   readonly sae: Sae;
@@ -52,19 +53,29 @@ export interface RunSamples {
   readonly target?: Sample;
 }
 
-/** A run at its first step: estimates the scales and the decoder bias from rows that are trained on later. */
-export function startRun(
+/**
+ * A run at its first step: estimates the scales and the decoder bias from rows that are trained on later. With `start` only the
+ * scales.
+ */
+export async function startRun(
   device: Device,
   config: SaeConfig,
   train: SaeTrainConfig,
   metadata: Notes,
   { input, target = input }: RunSamples,
-): RunState {
+  start?: WarmStart,
+): Promise<RunState> {
   const scaleOf = (sample: Sample): number => (train.inputNorm === "mean-norm" ? meanNormScale(sample) : 1);
   const scales = { input: scaleOf(input), target: scaleOf(target) };
-  const bDec = config.decoderBias ? initialBias(train.bDecInit, target, scales.target).bDec : undefined;
   const rng = new Rng(train.seed);
-  const sae = createSae(device, config, { rng, bDec, threshold: train.thresholdInit, metadata });
+  const { thresholdInit: threshold, unitDecoder } = train;
+  const fresh = (): Sae => {
+    const bDec = config.decoderBias ? initialBias(train.bDecInit, target, scales.target).bDec : undefined;
+    return createSae(device, config, { rng, bDec, threshold, metadata });
+  };
+  const sae = start
+    ? await startFrom(device, config, start, { rng, scales, sample: input, threshold, unitDecoder, metadata })
+    : fresh();
   return {
     sae,
     moments: createMoments(device, sae),

@@ -14,6 +14,7 @@ import {
   matmul,
   mul,
   prefixLoss,
+  slice,
   sparseDecodeLoss,
   sparseDot,
   sparseOuter,
@@ -80,18 +81,31 @@ export function sparseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradi
     ...(wSkip && { wSkip: matmul(transpose(d.pull), x) }),
   };
   const { squares: rowSquares, ...ofRows } = rows;
-  const grads: PerParam<Tensor> = { ...ofRows, ...others };
+  const grads: PerParam<Tensor> = options.frozen
+    ? rowsAfter(options.frozen, ofRows, sae)
+    : { ...ofRows, ...others };
   const scalars = packScalars({
     loss: d.loss,
     sse: d.sse,
     auxLoss,
-    squares: rowSquares ? plus(rowSquares, squaresOf(others)) : squaresOf(grads),
-    along: sumSquares(parallel),
+    squares: rowSquares && !options.frozen ? plus(rowSquares, squaresOf(others)) : squaresOf(grads),
+    along: sumSquares(options.frozen ? slice(parallel, [options.frozen], [F - options.frozen]) : parallel),
     least,
     full,
   });
   lap("backward");
   return { grads, scale: 2 / x.shape[0], scalars, codes, error: d.error };
+}
+
+/** Gradients of the rows of the features after the frozen ones. */
+function rowsAfter(frozen: number, { wEnc, bEnc, wDec }: Omit<RowGradients, "squares">, { config }: Sae) {
+  const { features, dIn, dOut } = config;
+  const [rows, first] = [features, frozen].map((n) => encoderRows({ ...config, features: n }));
+  return {
+    wEnc: slice(wEnc, [first, 0], [rows - first, dIn]),
+    bEnc: slice(bEnc, [first], [rows - first]),
+    wDec: slice(wDec, [frozen, 0], [features - frozen, dOut]),
+  };
 }
 
 const plus = (a: Tensor, b: Tensor | undefined): Tensor => (b ? add(a, b) : a);

@@ -38,6 +38,8 @@ export interface StepOptions {
   readonly auxK?: AuxK;
   /** Slots per token that batchtopk selects from; default 4k. See `StepNumbers.full`. */
   readonly slots?: number;
+  /** Features before this one stay as they are, and so does the decoder bias; topk and batchtopk only. */
+  readonly frozen?: number;
   /** Told what has just been computed, for timing. */
   readonly lap?: (part: StepPart) => void;
 }
@@ -56,6 +58,7 @@ export const MSE: StepObjective = {
 
 /** Gradients of one batch. True gradients are `scale` times these tensors. */
 export interface StepGradients {
+  /** With frozen features only of the rows after them, and of nothing that has no rows. */
   readonly grads: PerParam<Tensor>;
   readonly scale: number;
   /** The numbers of `StepNumbers`; see `readStep`. */

@@ -22,6 +22,7 @@ import { Batcher, type Columns, type OpenSource, ownColumns } from "./source.ts"
 import { type SaeTrainConfig, type SaeTrainInput, saeTrainConfig } from "./train-config.ts";
 import { type RecordSink, recordSink, type TrainRecord } from "./train-log.ts";
 import { NotFinite, Trainer } from "./trainer.ts";
+import { checkStart, frozenFeatures, type WarmStart } from "./warm-start.ts";
 
 /** One SAE to be trained. */
 export interface TrainRun {
@@ -31,6 +32,8 @@ export interface TrainRun {
   readonly columns?: Columns;
   /** SAE Boost (arXiv 2507.12990): a frozen SAE of raw inputs whose error x − x̂ is to be reconstructed. */
   readonly base?: Sae;
+  /** The SAE whose training is taken further, or that is extended; default none: from scratch. */
+  readonly start?: WarmStart;
   /** model_name, hook_name …: saved with the SAE, and what a checkpoint must agree on besides the configs. */
   readonly metadata?: Notes;
   /** Receives every record. */
@@ -125,15 +128,24 @@ export async function trainSaes(
     for (const [i, plan] of plans.entries()) {
       const { config, metadata } = plan;
       const found = saved?.runs[i];
+      const samples = () => samplesOf(first ?? new Float32Array(), plan);
       const run = found
         ? restoreRun(device, config, metadata, found)
-        : startRun(device, config, plan.train, metadata, samplesOf(first ?? new Float32Array(), plan));
+        : await startRun(device, config, plan.train, metadata, samples(), plan.given.start);
       states.push(run);
       sinks.push(recordSink(plan.given, run.step));
     }
     const trainers = plans.map(
-      ({ train, columns, given: { base } }, i) =>
-        new Trainer(device, { run: states[i], train, columns, base, logEvery, sink: sinks[i] }),
+      ({ train, columns, given: { base, start } }, i) =>
+        new Trainer(device, {
+          run: states[i],
+          train,
+          columns,
+          base,
+          frozen: frozenFeatures(start),
+          logEvery,
+          sink: sinks[i],
+        }),
     );
     const host = new Float32Array(rows.size);
     const stopped = await trainSteps(
@@ -164,6 +176,7 @@ function plansOf(runs: readonly TrainRun[]): Planned[] {
   const plans = runs.map((given) => {
     const config = saeConfig(given.config);
     const { columns = ownColumns(config), metadata = {} } = given;
+    if (given.start) checkStart(given.start, config);
     return { given, config, train: saeTrainConfig(given.train, config), columns, metadata };
   });
   const shared = ({ train, columns }: Planned) => ({

@@ -39,6 +39,8 @@ export interface TrainerOptions {
   readonly columns: Columns;
   /** A frozen SAE whose error is to be reconstructed: SAE Boost. */
   readonly base?: Sae;
+  /** The first features, which stay as they are. */
+  readonly frozen?: number;
   readonly logEvery: number;
   readonly sink: RecordSink;
 }
@@ -112,10 +114,13 @@ export class Trainer {
   async #gradients({ x, target }: Batch, auxK: AuxK | undefined) {
     const { sae } = this.run;
     const objective = this.#warmedUp();
+    const { frozen } = this.#options;
     for (;;) {
       const slots = this.#slots;
       const lap = this.laps.lap.bind(this.laps);
-      const g = this.#device.scope(() => stepGradients(sae, x, { objective, target, auxK, slots, lap }));
+      const g = this.#device.scope(() =>
+        stepGradients(sae, x, { objective, target, auxK, slots, frozen, lap }),
+      );
       const numbers = await readStep(g, this.train.removeParallelGradient);
       if (!(numbers.full > 0)) return { g, numbers };
       release(g);
@@ -198,7 +203,8 @@ export class Trainer {
   async #deadFeatures(): Promise<AuxK | undefined> {
     const { run, train } = this;
     if (train.auxCoefficient === 0 || run.step * train.batch < train.deadAfter) return undefined;
-    const dead = deadOf(await run.lastFired.ints(), train.deadAfter);
+    const { frozen = 0 } = this.#options;
+    const dead = deadOf(await run.lastFired.ints(), train.deadAfter).filter((f) => f >= frozen);
     if (dead.length === 0) return undefined;
     const parents = parentRows(dead, this.config);
     return {

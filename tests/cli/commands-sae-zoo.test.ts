@@ -136,6 +136,45 @@ test("a boost names its base, leaves it as it is, adds up, and is stitched where
   assert.match(refused.stderr, /a topk SAE keeps features by rank/);
 });
 
+test("an SAE is trained further, extended beside its frozen self, and gets what changed most", async () => {
+  const base = folder("batchtopk");
+  const from = (out: string, more: readonly string[]): Promise<Ran> =>
+    sluice(
+      ["sae", "train", "--init", base, "--model", live[1], "--text", live[3], "--out", out].concat(
+        ["--batch", "64", "--lr", "2e-3", "--tokens", "6400", "--json"],
+        more,
+      ),
+    );
+  const [tuned, extended] = [folder("tuned"), folder("extended")];
+  ok(await from(tuned, []));
+  assert.equal(ok(await from(tuned, [])).json().finished_before, true);
+  assert.equal(architectureOf(tuned), "jumprelu"); // batchtopk as its start was
+  const cfg = JSON.parse(fs.readFileSync(path.join(tuned, "cfg.json"), "utf8"));
+  assert.deepEqual(cfg.sluice.trained_as, { kind: "batchtopk", k: 4 });
+  assert.match(cfg.sluice.start.sae, /^sha256:/);
+  const better = await evaluate(tuned);
+  assert.ok((better.explained_variance as number) > ((await evaluate(base)).explained_variance as number));
+
+  ok(await from(extended, ["--features", "64", "--new-features", "most-active", "--freeze", "--k", "6"]));
+  assert.equal(JSON.parse(fs.readFileSync(path.join(extended, "cfg.json"), "utf8")).d_sae, 64);
+
+  const grafted = folder("grafted");
+  const graft = ["sae", "graft", "--base", base, "--changed", tuned, "--features", "6", "--out", grafted];
+  const { features } = ok(await sluice([...graft, "--json"])).json();
+  assert.equal(features, 54);
+  assert.ok(Number.isFinite((await evaluate(grafted)).explained_variance));
+
+  const idle = await train(folder("x"), ["--freeze"]);
+  assert.equal(idle.code, 2);
+  assert.match(idle.stderr, /--freeze says what becomes of an SAE to start from/);
+  const decided = await from(folder("x"), ["--encoder", "kron"]);
+  assert.match(decided.stderr, /--encoder: that is as in the SAE to start from/);
+  const other = await from(tuned, ["--k", "5"]);
+  assert.match(other.stderr, /holds a finished run with other settings/);
+  const missing = await sluice(["sae", "train", ...live, "--out", folder("x"), "--tokens", "6400"]);
+  assert.match(missing.stderr, /--features is missing/);
+});
+
 test("senseless combinations say why", async () => {
   const backwards = await train(folder("x"), ["--target-hook", "blocks.0.hook_mlp_out"]);
   assert.equal(backwards.code, 2);

@@ -1,9 +1,10 @@
 /**
  * `sluice sae boost`: a small residual SAE that teaches a frozen one a new domain. `sluice sae stitch`: both as one SAE.
+ * `sluice sae graft`: what a fine-tuned copy has learnt, as features of the original.
  */
 import { z } from "zod";
 import { disposeAny, loadBoosted } from "../../recipes/index.ts";
-import { disposeSae, loadSae, saeHash, saveSae, stitch } from "../../sae/index.ts";
+import { disposeSae, graft, loadSae, saeHash, saveSae, stitch } from "../../sae/index.ts";
 import { usageError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { commandName, shellWord } from "../package.ts";
@@ -98,5 +99,36 @@ export const saeStitch = defineCommand({
       } finally {
         disposeAny(sae);
       }
+    }),
+});
+
+export const saeGraft = defineCommand({
+  name: "sae graft",
+  summary: "give an SAE the features of a fine-tuned copy that changed most",
+  description:
+    "A baseline of SAE Boost: of the features of --changed (the base after `sae train --init`), those whose decoder rows have the " +
+    "least cosine with their originals are set beside them, or in their place. The rest of the base stays as it is.",
+  schema: z.object({
+    base: z.string().describe("folder of the SAE that gets them"),
+    changed: z.string().describe("folder of the base trained further"),
+    features: count().describe("how many features to graft"),
+    replace: z.boolean().default(false).describe("in the place of their originals, instead of beside them"),
+    out: z.string().describe("folder to write"),
+    ...deviceFields,
+  }),
+  examples: ["sluice sae graft --base out/sae --changed out/finetuned --features 256 --out out/grafted"],
+  run: ({ base, changed, features, replace, out, ...options }) =>
+    withDevice(options, async (device) => {
+      const original = await loadSae(device, base);
+      const other = await loadSae(device, changed);
+      const how = replace ? "replace" : "append";
+      const { sae, grafted } = await graft(device, original.sae, other.sae, { features, how });
+      await saveSae(out, sae);
+      for (const one of [original.sae, other.sae, sae]) disposeSae(one);
+      const all = sae.config.features;
+      return {
+        json: { out, features: all, grafted },
+        text: `${out}: ${all} features, ${grafted.length} of them from ${changed}`,
+      };
     }),
 });

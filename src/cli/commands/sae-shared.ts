@@ -100,7 +100,7 @@ export function withRows<T>(
   );
 }
 
-interface Trained extends Pick<SaeRunOptions, "config" | "base"> {
+interface Trained extends Pick<SaeRunOptions, "config" | "base" | "start"> {
   /** The command to say next. */
   readonly next: string;
 }
@@ -111,7 +111,7 @@ export async function train(
   source: SaeSource,
   options: RunOptions,
   context: CommandContext,
-  { config, base, next }: Trained,
+  { config, base, start, next }: Trained,
 ): Promise<CommandResult> {
   const { out } = options;
   const rssAtStart = process.memoryUsage.rss();
@@ -120,6 +120,7 @@ export async function train(
     ...options,
     config,
     base,
+    start,
     source: source.kind === "live" ? { ...source, onRows: progress.reading } : source,
     train: trainInput(options),
     version: packageVersion(),
