@@ -11,6 +11,7 @@ import {
   type CodeRows,
   type DecoderAlong,
   decoderAlong,
+  encodeRows,
   featureColumns,
   pickRows,
   scaleCodes,
@@ -58,9 +59,8 @@ export const SAEBENCH_RULES: AbsorptionRules = {
 };
 
 export interface AbsorptionSamples {
-  /** Activations at the SAE's point, [n, D]. */
+  /** Activations at the SAEs' point, [n, D]. */
   readonly x: Float32Array;
-  readonly codes: CodeRows;
   readonly labels: Labels;
   readonly classNames: readonly string[];
   /** The token that each sample is of, [n]: folds of the probes never part one. */
@@ -96,28 +96,67 @@ export interface Absorption {
 /** Penalties that the ground truth's is chosen from, by cross-validation. */
 const L2 = [0.1, 0.01, 0.001];
 
-/** Measures every class. Throws where a class has no sample, or nothing else, on either side. */
+/**
+ * Measures every class in each of the SAEs, which `codesOf` encodes the samples with; they share the probes on the activations.
+ * Throws where a class has no sample, or nothing else, on either side.
+ */
 export async function measureAbsorption(
   device: Device,
-  sae: AnySae,
+  saes: readonly AnySae[],
   samples: AbsorptionSamples,
-  rules: AbsorptionRules = SAEBENCH_RULES,
-): Promise<Absorption> {
-  const { x, labels, codes, test, groups } = samples;
+  { rules = SAEBENCH_RULES, codesOf = encodeAll, onSae }: AbsorptionOptions = {},
+): Promise<Absorption[]> {
+  const { x, labels, test, groups } = samples;
   const D = x.length / labels.rows;
   // Inputs of mean norm √D, so that penalties mean the same at every point.
   const scale = meanNormScale({ x, rows: labels.rows, width: D });
-  const side = (which: number): Side => {
-    const rows = Array.from(test.keys()).filter((i) => test[i] === which);
-    return {
-      x: gather(x, D, rows),
-      labels: labelsOf(labels, rows),
-      codes: pickRows(codes, rows),
-      groups: Int32Array.from(rows, (row) => groups[row]),
-    };
-  };
-  const [train, held] = [side(0), side(1)];
+  const rowsOf = (which: number): number[] => Array.from(test.keys()).filter((i) => test[i] === which);
+  const [trainRows, heldRows] = [rowsOf(0), rowsOf(1)];
+  const side = (rows: readonly number[]): Side => ({
+    x: gather(x, D, rows),
+    labels: labelsOf(labels, rows),
+    groups: Int32Array.from(rows, (row) => groups[row]),
+  });
+  const [train, held] = [side(trainRows), side(heldRows)];
   const truth = await groundTruth(device, { train, held, D, scale });
+  const all: Absorption[] = [];
+  for (const sae of saes) {
+    const codes = await codesOf(device, sae, x);
+    const sides = {
+      train: { ...train, codes: pickRows(codes, trainRows) },
+      held: { ...held, codes: pickRows(codes, heldRows) },
+    };
+    all.push(await ofSae(device, sae, { samples, truth, scale, ...sides }, rules));
+    onSae?.(all.length);
+  }
+  return all;
+}
+
+export interface AbsorptionOptions {
+  readonly rules?: AbsorptionRules;
+  /** Codes of activations [n, D]; default the SAE's own. */
+  readonly codesOf?: (device: Device, sae: AnySae, x: Float32Array) => Promise<CodeRows>;
+  /** Called after each SAE with how many are done. */
+  readonly onSae?: (done: number) => void;
+}
+
+const encodeAll = (device: Device, sae: AnySae, x: Float32Array): Promise<CodeRows> =>
+  encodeRows(device, sae, x);
+
+interface Measured {
+  readonly samples: AbsorptionSamples;
+  readonly truth: Truth;
+  readonly scale: number;
+  readonly train: EncodedSide;
+  readonly held: EncodedSide;
+}
+
+async function ofSae(
+  device: Device,
+  sae: AnySae,
+  { samples, truth, scale, train, held }: Measured,
+  rules: AbsorptionRules,
+): Promise<Absorption> {
   const standing = await standIns(device, { train, held, scale }, rules);
   const decoder = await decoderAlong(device, sae, truth.directions);
   const counts = { train: classCounts(train.labels), test: classCounts(held.labels) };
@@ -144,8 +183,11 @@ interface Side {
   /** [n, D] */
   readonly x: Float32Array;
   readonly labels: Labels;
-  readonly codes: CodeRows;
   readonly groups: Int32Array;
+}
+
+interface EncodedSide extends Side {
+  readonly codes: CodeRows;
 }
 
 interface Truth {
@@ -203,7 +245,7 @@ function unitRows({ weights, width }: Probes): Float32Array {
  */
 async function standIns(
   device: Device,
-  { train, held, scale }: { train: Side; held: Side; scale: number },
+  { train, held, scale }: { train: EncodedSide; held: EncodedSide; scale: number },
   { l1, maxSplits, f1Jump }: AbsorptionRules,
 ): Promise<{ features: number[]; sparseF1: number[] }[]> {
   const { classes } = train.labels;
@@ -240,11 +282,11 @@ function strongest(
 /** F1 score on the test samples of a probe that sees some features only; its penalty is scikit-learn's C = 1. */
 async function sparseProbeF1(
   device: Device,
-  { train, held, scale }: { train: Side; held: Side; scale: number },
+  { train, held, scale }: { train: EncodedSide; held: EncodedSide; scale: number },
   c: number,
   features: readonly number[],
 ): Promise<number> {
-  const columns = ({ codes }: Side) => {
+  const columns = ({ codes }: EncodedSide) => {
     const values = featureColumns(codes, features).map((v) => v * scale);
     return device.tensor(values, [codes.rows, features.length]);
   };
@@ -272,7 +314,7 @@ export interface ProbedToken {
 }
 
 function probedToken(
-  { x, codes, labels }: Side,
+  { x, codes, labels }: EncodedSide,
   row: number,
   { c, decoder, truth }: { c: number; decoder: DecoderAlong; truth: Truth },
 ): ProbedToken {

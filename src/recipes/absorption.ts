@@ -13,6 +13,7 @@ import {
 } from "../interpret/index.ts";
 import { resolveHook } from "../models/index.ts";
 import { type AnySae, inParts } from "../sae/index.ts";
+import type { Device } from "../tensor/index.ts";
 import type { Tokenizer, TokenPacker, TokenSource } from "../text/index.ts";
 import { inputError, Rng, throwIfAborted, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
@@ -21,7 +22,8 @@ import { refuseOtherModel, refuseOtherWidth } from "./sae-eval.ts";
 
 export interface AbsorptionOptions {
   readonly lm: LanguageModel;
-  readonly sae: AnySae;
+  /** SAEs of one point. */
+  readonly saes: readonly AnySae[];
   readonly hook: string;
   readonly text: TokenSource;
   readonly task: TokenTaskName;
@@ -43,6 +45,8 @@ export interface AbsorptionOptions {
   readonly seed: number;
   readonly signal?: AbortSignal;
   readonly onProgress?: (progress: { samples: number; read: number; total: number }) => void;
+  /** Called after each SAE with how many are done. */
+  readonly onSae?: (done: number) => void;
 }
 
 export interface ClassResult extends ClassAbsorption {
@@ -72,13 +76,15 @@ export interface Spread {
   readonly std: number;
 }
 
-export async function absorptionOnText(options: AbsorptionOptions): Promise<AbsorptionResult> {
-  const { lm, sae, hook, seed, k } = options;
-  const { base } = inParts(sae);
-  refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
-  refuseOtherWidth(base, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
-  if (base.config.transcoder)
-    throw usageError("a transcoder's features do not reconstruct the point it reads");
+/** One result for each SAE; each gets the numbers that it would get alone. */
+export async function absorptionOnText(options: AbsorptionOptions): Promise<AbsorptionResult[]> {
+  const { lm, saes, hook, seed, k, onSae } = options;
+  for (const { base } of saes.map(inParts)) {
+    refuseOtherModel(base, lm.hash, `this is ${lm.name}`);
+    refuseOtherWidth(base, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
+    if (base.config.transcoder)
+      throw usageError("a transcoder's features do not reconstruct the point it reads");
+  }
   const task: TokenTask = TOKEN_TASKS[options.task];
   const memberships = membershipsOf(lm.tokenizer, task);
   const packer = windowsOf(lm, options.text, { context: options.context, shuffle: true, seed });
@@ -103,19 +109,22 @@ export async function absorptionOnText(options: AbsorptionOptions): Promise<Abso
     classes: chosen.length,
     is: Uint8Array.from(ids.flatMap((id) => chosen.map((c) => memberships.get(id)![c]))),
   };
-  const codes = await encodeRows(lm.model.device, sae, x, { k });
-  throwIfAborted(options.signal);
-  const found = await measureAbsorption(lm.model.device, sae, {
+  const codesOf = (device: Device, sae: AnySae, x: Float32Array) => {
+    throwIfAborted(options.signal);
+    return encodeRows(device, sae, x, { k });
+  };
+  const samples = {
     x,
-    codes,
     labels,
     classNames: chosen.map((c) => task.classes[c].name),
     groups: Int32Array.from(ids),
     test,
-  });
+  };
+  const found = await measureAbsorption(lm.model.device, saes, samples, { codesOf, onSae });
   const tooFew = task.classes.filter((_, c) => !chosen.includes(c)).map(({ name }) => name);
   const counts = chosen.map((c) => distinct[c]);
-  return summary(found, counts, { tokens: new Set(ids).size, samples: ids.length, tooFew }, options.minF1);
+  const about = { tokens: new Set(ids).size, samples: ids.length, tooFew };
+  return found.map((one) => summary(one, counts, about, options.minF1));
 }
 
 function summary(

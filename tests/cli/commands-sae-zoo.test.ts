@@ -175,6 +175,28 @@ test("an SAE is trained further, extended beside its frozen self, and gets what 
   assert.match(missing.stderr, /--features is missing/);
 });
 
+test("absorption of several SAEs is that of each alone", async () => {
+  const saes = [folder("gated"), folder("kron")];
+  const on = [
+    ...live.slice(0, 4),
+    "--task",
+    "token-form",
+    "--min-f1",
+    "0",
+    "--min-tokens",
+    "2",
+    "--split",
+    "all",
+  ];
+  const measure = async (names: readonly string[]) =>
+    ok(await sluice(["sae", "absorption", "--sae", names.join(","), ...on, "--json"])).json();
+  const together = (await measure(saes)).saes as Record<string, unknown>[];
+  assert.equal(together.length, 2);
+  for (const [i, name] of saes.entries()) assert.deepEqual(together[i], await measure([name]));
+  const text = ok(await sluice(["sae", "absorption", "--sae", saes.join(","), ...on])).stdout;
+  assert.match(text, /SAE +classes +features +absorption +full/);
+});
+
 test("senseless combinations say why", async () => {
   const backwards = await train(folder("x"), ["--target-hook", "blocks.0.hook_mlp_out"]);
   assert.equal(backwards.code, 2);

@@ -4,7 +4,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { absorptionFraction, isFullyAbsorbed, measureAbsorption } from "../../src/interpret/absorption.ts";
-import { encodeRows } from "../../src/interpret/code-rows.ts";
 import { disposeSae, type Sae, saeConfig } from "../../src/sae/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
@@ -97,8 +96,7 @@ for (const backend of BACKENDS) {
   const measured = async (device: Device, absorbed: readonly number[], part: number) => {
     const sae = builtSae(device, absorbed, part);
     const given = samples();
-    const codes = await encodeRows(device, sae, given.x);
-    const { classes } = await measureAbsorption(device, sae, { ...given, codes });
+    const [{ classes }] = await measureAbsorption(device, [sae], given);
     disposeSae(sae);
     return classes;
   };

@@ -3,16 +3,26 @@
  */
 import { z } from "zod";
 import { TOKEN_TASK_NAMES, TOKEN_TASKS } from "../../interpret/token-tasks.ts";
-import { type AbsorptionResult, absorptionOnText, disposeAny, loadBoosted } from "../../recipes/index.ts";
-import { formatCount, usageError } from "../../util/index.ts";
+import {
+  type AbsorptionOptions,
+  type AbsorptionResult,
+  absorptionOnText,
+  disposeAny,
+  type LoadedBoost,
+  loadBoosted,
+} from "../../recipes/index.ts";
+import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
-import { defineCommand } from "../command.ts";
+import { type CommandContext, defineCommand } from "../command.ts";
 import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 const share = () => z.number().min(0).max(1);
 
 const schema = z.object({
-  sae: z.string().describe("SAE folder (SAELens layout)"),
+  sae: z
+    .array(z.string())
+    .min(1)
+    .describe("SAE folder (SAELens layout), or several of one hook point, which share text and probes"),
   parts: z
     .array(z.string())
     .optional()
@@ -55,41 +65,82 @@ export const saeAbsorption = defineCommand({
   examples: [
     "sluice sae absorption --sae out/sae --model models/brook --text sotu,brown --task token-form",
     "sluice sae absorption --sae out/sae --model models/brook --text sotu,brown --min-f1 0.2 --json",
+    "sluice sae absorption --sae out/topk,out/kron --model models/brook --text sotu,brown --task token-form",
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {
-      const { sae, warnings } = await loadBoosted(device, options.sae, options.parts);
-      for (const warning of warnings) context.log(warning);
+      const { sae: folders, parts, task } = options;
+      if (parts && folders.length > 1) throw usageError("--parts goes with one --sae");
+      const loaded: LoadedBoost[] = [];
       try {
-        const hook = options.hook ?? sae.base.metadata.hook_name;
-        if (typeof hook !== "string")
-          throw usageError("the SAE does not say where it belongs; name the point with --hook");
-        return await withModel(device, options.model, (lm) =>
-          withTokens(options, lm.tokenizer, context, async (text) => {
-            const progress = context.progress({
-              label: "reading the text",
-              unit: "tokens",
-              total: options.tokens,
-            });
-            const found = await absorptionOnText({
-              ...options,
-              lm,
-              sae,
-              hook,
-              text,
-              signal: context.signal,
-              onProgress: ({ read, samples }) => progress.update(read, { samples: formatCount(samples) }),
-            });
-            progress.finish();
-            const { sae: folder, parts, task } = options;
-            return { json: { sae: folder, parts, task, hook, ...jsonOf(found) }, text: table(found) };
+        for (const folder of folders) loaded.push(await loadBoosted(device, folder, parts));
+        for (const warning of loaded.flatMap(({ warnings }) => warnings)) context.log(warning);
+        const hook = options.hook ?? hookOf(folders, loaded);
+        const results = await withModel(device, options.model, (lm) =>
+          withTokens(options, lm.tokenizer, context, (text) => {
+            const saes = loaded.map(({ sae }) => sae);
+            return measure({ ...options, lm, saes, hook, text }, context);
           }),
         );
+        const jsons = results.map((found, i) => ({ sae: folders[i], parts, task, hook, ...jsonOf(found) }));
+        if (results.length === 1) return { json: jsons[0], text: table(results[0]) };
+        return { json: { saes: jsons }, text: comparison(folders, results) };
       } finally {
-        disposeAny(sae);
+        for (const { sae } of loaded) disposeAny(sae);
       }
     }),
 });
+
+function hookOf(folders: readonly string[], loaded: readonly LoadedBoost[]): string {
+  const hooks = loaded.map(({ sae }) => sae.base.metadata.hook_name);
+  const [hook] = hooks;
+  if (typeof hook !== "string")
+    throw usageError("the SAE does not say where it belongs; name the point with --hook");
+  const other = hooks.findIndex((one) => one !== hook);
+  if (other < 0) return hook;
+  throw usageError(
+    `${folders[other]} belongs to ${hooks[other]}, but ${folders[0]} to ${hook}; measure the SAEs of one point at a time`,
+  );
+}
+
+async function measure(
+  options: Omit<AbsorptionOptions, "signal" | "onProgress" | "onSae">,
+  { signal, progress }: CommandContext,
+): Promise<AbsorptionResult[]> {
+  const reading = progress({ label: "reading the text", unit: "tokens", total: options.tokens });
+  const total = options.saes.length;
+  let fitting: Progress | undefined;
+  const found = await absorptionOnText({
+    ...options,
+    signal,
+    onProgress: ({ read, samples }) => reading.update(read, { samples: formatCount(samples) }),
+    onSae: (done) => {
+      if (!fitting) {
+        reading.finish();
+        fitting = progress({ label: "fitting probes", unit: "SAEs", total });
+      }
+      fitting.update(done);
+    },
+  });
+  fitting?.finish();
+  return found;
+}
+
+/** A line for each SAE. */
+function comparison(folders: readonly string[], results: readonly AbsorptionResult[]): string {
+  const cell = ({ mean, std }: AbsorptionResult["full"]): string => `${mean.toFixed(3)} ± ${std.toFixed(3)}`;
+  const rows = results.map(({ fraction, full, features, classes }, i) => [
+    folders[i],
+    String(classes.filter((c) => c.counted).length),
+    cell(features),
+    cell(fraction),
+    cell(full),
+  ]);
+  return [
+    columns([["SAE", "classes", "features", "absorption", "full"], ...rows]),
+    "mean and standard deviation over the classes that count",
+  ].join("\n");
+}
 
 function jsonOf({ fraction, full, features, classes, ...found }: AbsorptionResult) {
   return {
