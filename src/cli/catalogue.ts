@@ -80,6 +80,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,
   },
   {
+    name: "sae proxies",
+    summary: "how clear features look without a language model: token entropy, multi-token ratio, redundancy",
+    load: async () => (await import("./commands/sae-proxies.ts")).saeProxies,
+  },
+  {
     name: "sae absorption",
     summary:
       "measure feature absorption: classes of tokens whose feature is silent where a special one fires",

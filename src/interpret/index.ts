@@ -65,7 +65,7 @@ export {
   probeQuality,
   probeScores,
 } from "./probes.ts";
-export { tokenEntropy } from "./proxies.ts";
+export { ProxyCounts, type ProxyMeans, tokenEntropy } from "./proxies.ts";
 export {
   type ClassProbing,
   type LabelledTexts,

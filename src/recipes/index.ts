@@ -20,6 +20,12 @@ export {
   openLiveSource,
   rowWidth,
 } from "./live-activations.ts";
+export {
+  type BudgetProxies,
+  type ProxyOptions,
+  proxiesOnText,
+  type SaeProxies,
+} from "./proxies.ts";
 export { baseHashOf, disposeAny, type LoadedBoost, loadBoosted } from "./sae-boost.ts";
 export {
   type EvaluatedSae,

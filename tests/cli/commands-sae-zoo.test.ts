@@ -175,6 +175,31 @@ test("an SAE is trained further, extended beside its frozen self, and gets what 
   assert.match(missing.stderr, /--features is missing/);
 });
 
+test("proxies of several SAEs and budgets from one pass are those of each alone", async () => {
+  const saes = [folder("hierarchical"), folder("jumprelu")];
+  const on = [...live.slice(0, 4), "--firings", "5", "--tokens", "2000", "--json"];
+  const measure = async (names: readonly string[], k: string) =>
+    ok(await sluice(["sae", "proxies", "--sae", names.join(","), "--k", k, ...on])).json().saes as {
+      max_decoder_cosine: number;
+      budgets: { k: number | null; features_counted: number; features_alive: number }[];
+    }[];
+  const [every, jumprelu] = await measure(saes, "2,4,100");
+  assert.deepEqual(
+    every.budgets.map(({ k }) => k),
+    [2, 4, 8],
+  );
+  assert.deepEqual(
+    jumprelu.budgets.map(({ k }) => k),
+    [null],
+  );
+  const counted = every.budgets.map(({ features_counted }) => features_counted);
+  assert.ok(counted[0] > 0 && counted[0] <= counted[1] && counted[1] <= counted[2], String(counted));
+  assert.ok(every.max_decoder_cosine > 0 && every.max_decoder_cosine < 1);
+  const [alone] = await measure([saes[0]], "2");
+  assert.deepEqual(alone.budgets, [every.budgets[0], every.budgets[2]]);
+  assert.deepEqual((await measure([saes[1]], "2"))[0], jumprelu);
+});
+
 test("absorption of several SAEs is that of each alone", async () => {
   const saes = [folder("gated"), folder("kron")];
   const on = [
