@@ -78,16 +78,17 @@ function readEntry(found: unknown, i: number, given: GivenOptions, options: Grid
   return { name, own };
 }
 
-function itemsOf(found: unknown, i: number, given: GivenOptions, options: GridOptions): GridItem[] {
-  const { name, own } = readEntry(found, i, given, options);
+function itemsOf(entry: unknown, i: number, given: GivenOptions, options: GridOptions): GridItem[] {
+  const { name, own } = readEntry(entry, i, given, options);
   const pathOf = (field: string): EntryPath =>
     own.get(field)?.path ?? (field === "name" ? [options.key, i] : [field]);
   let made: { values: Record<string, unknown>; parts: string[]; seedless: string[] }[] = [
     { values: {}, parts: [name], seedless: [name] },
   ];
   for (const field of options.fields) {
-    const value = own.has(field.name) ? own.get(field.name)!.value : given.values[field.name];
-    if (value === undefined) continue;
+    const found = own.has(field.name) ? own.get(field.name)!.value : given.values[field.name];
+    if (found === undefined) continue;
+    const value = field.kind === "list" && !Array.isArray(found) ? [found] : found; // one thing is a list of one
     const choices = choicesOf(field, value);
     if (choices?.length === 0)
       throw usageError(`${given.place(pathOf(field.name))}${name}: ${field.name} is an empty list`);

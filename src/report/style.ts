@@ -72,7 +72,8 @@ h2 small{font:400 .95rem/1 var(--sans);color:var(--soft);margin-left:.35em;white
 .key .setting button:first-child:not(:last-child){border-radius:4px 0 0 4px}
 .key .setting button:last-child:not(:first-child){border-radius:0 4px 4px 0}
 .key button[aria-pressed=false]{color:var(--soft);text-decoration:line-through}
-.key .setting button[aria-pressed=false]::before{background:var(--line)}
+.key .hollow button:not(.seed)::before{background:none;border:.17em solid var(--c)}
+.key .setting button[aria-pressed=false]::before{background:var(--line);border-color:var(--line)}
 .key .all{margin-left:auto;color:var(--soft)}
 section{padding-top:3.1rem}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr));gap:1.6rem 2.4rem}
@@ -102,6 +103,7 @@ td.number{font-weight:600}
 .sortable th:first-child{position:sticky;left:0;background:var(--paper)}
 .failure{color:var(--rust)}
 .swatch{display:inline-block;width:.75em;height:.75em;margin-right:.5em;background:var(--c)}
+.swatch.hollow{background:none;border:.17em solid var(--c)}
 .formula{white-space:nowrap;min-width:11rem}
 math{font-size:1em;font-family:"Latin Modern Math","STIX Two Math","Cambria Math",math,var(--serif)}
 .metrics td,.metrics tbody th{padding-top:.65rem;padding-bottom:.65rem}

@@ -9,7 +9,7 @@ import { type Html, html } from "./html.ts";
 import { METRICS, notation } from "./metrics.ts";
 import type { Ink, Spread, SweepEntry, SweepPageData, SweepReportData } from "./sweep-data.ts";
 
-/** Colours of the style, `--s0` and on; then they come again with dashes. */
+/** Colours of the style, `--s0` and on; then they come again with dashes and hollow dots. */
 const INKS = 8;
 const DASHES = [undefined, "6,3", "2,2", "8,2,2,2"];
 
@@ -30,6 +30,7 @@ const COLUMNS: readonly MetricName[] = [
 
 /** Over a column, where the metric's own label leans on the one before it. */
 const TITLES: Partial<Record<MetricName, string>> = { ce_spliced: "cross-entropy, spliced" };
+const titleOf = (name: MetricName): string => TITLES[name] ?? METRICS[name].label;
 
 /** The curves of a training. */
 const CURVES: readonly (readonly [name: string, title: string])[] = [
@@ -68,7 +69,8 @@ const header = (label: string, number: boolean): Html =>
 
 const swatch = (data: SweepReportData, setting: string): Html => {
   const index = data.settings.findIndex(({ name }) => name === setting);
-  return html`<i class="swatch" style="--c:${inkOf(index).color}"></i>`;
+  const { color, dash } = inkOf(index);
+  return html`<i class="swatch${dash !== undefined && " hollow"}" style="--c:${color}"></i>`;
 };
 
 function cell(name: MetricName, value: number | undefined): Html {
@@ -88,7 +90,7 @@ function saesTable(data: SweepReportData): Html {
   const metrics = measured(saes.map((sae) => sae.metrics));
   const isNumber = (key: string): boolean => saes.some(({ shape }) => typeof shape[key] === "number");
   return html`<div class="scroll"><table class="sortable" id="saes">
-<thead><tr>${header("SAE", false)}${metrics.map((name) => header(TITLES[name] ?? METRICS[name].label, true))}${keys.map((key) => header(key, isNumber(key)))}</tr></thead>
+<thead><tr>${header("SAE", false)}${metrics.map((name) => header(titleOf(name), true))}${keys.map((key) => header(key, isNumber(key)))}</tr></thead>
 <tbody>
 ${saes.map(
   ({ name, setting, shape, metrics: own }) =>
@@ -115,7 +117,7 @@ function settingsTable(data: SweepReportData): Html | false {
   return html`<section id="seeds"><h2>Over seeds</h2>
 <p class="lead">Settings that were trained with several seeds: the mean, and below it the least and the most.</p>
 <div class="scroll"><table class="sortable" id="settings">
-<thead><tr>${header("setting", false)}${header("seeds", true)}${metrics.map((name) => header(TITLES[name] ?? METRICS[name].label, true))}</tr></thead>
+<thead><tr>${header("setting", false)}${header("seeds", true)}${metrics.map((name) => header(titleOf(name), true))}</tr></thead>
 <tbody>
 ${data.settings.map(
   ({ name, saes, metrics: own }) =>
@@ -152,8 +154,8 @@ function meanings(data: SweepReportData): Html {
 <div class="scroll"><table class="metrics meanings">
 <thead><tr><th scope="col">metric</th><th scope="col">formula</th><th scope="col">what it says</th></tr></thead>
 <tbody>${shown.map((name) => {
-    const { label, formula, meaning } = METRICS[name];
-    return html`<tr><th scope="row">${label}<code>${name}</code></th><td class="formula">${formula}</td><td>${meaning}</td></tr>
+    const { formula, meaning } = METRICS[name];
+    return html`<tr><th scope="row">${titleOf(name)}<code>${name}</code></th><td class="formula">${formula}</td><td>${meaning}</td></tr>
 `;
   })}</tbody></table></div>${notation}</section>`;
 }

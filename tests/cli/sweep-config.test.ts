@@ -113,6 +113,7 @@ test("fields that are lists by themselves vary as lists of lists; values of othe
       saes: [
         { name: "one", objective: "hierarchical", budgets: [4, 8] },
         { name: "two", objective: "hierarchical", budgets: [[4, 8], [16]] },
+        { name: "single", objective: "hierarchical", budgets: 8 },
         { name: "three", removeParallelGradient: [true, false] },
         { name: "hook", hook: ["blocks.0.hook_resid_post", "blocks.1.mlp.hook_post"] },
       ],
@@ -121,6 +122,7 @@ test("fields that are lists by themselves vary as lists of lists; values of othe
       "one",
       "two-budgets4+8",
       "two-budgets16",
+      "single",
       "three-removeParallelGradient",
       "three-no-removeParallelGradient",
       "hook-blocks.0.hook_resid_post",

@@ -53,7 +53,7 @@ export interface Series {
   readonly label: string;
   /** CSS colour. */
   readonly color: string;
-  /** Of the line; default solid. */
+  /** Of the line, whose dots are then hollow; default solid. */
   readonly dash?: string;
   /** Ascending in x; points without a finite y are left out. */
   readonly points: readonly Point[];
@@ -159,7 +159,9 @@ export function linesChart(series: readonly Series[], options: LinesOptions): El
   const lines = series
     .map((one) => ({ ...one, points: one.points.filter((p) => Number.isFinite(p.y)) }))
     .filter(({ points }) => points.length > 0);
-  const all = lines.flatMap(({ points, label, color }) => points.map((p) => ({ ...p, label, color })));
+  const all = lines.flatMap(({ points, label, color, dash }) =>
+    points.map((p) => ({ ...p, label, color, inner: dash === undefined ? color : "var(--paper)" })),
+  );
   const here = all.filter((p) => p.x === marked);
   const xs = all.map((p) => p.x);
   const chart = Plot.plot({
@@ -202,7 +204,7 @@ export function linesChart(series: readonly Series[], options: LinesOptions): El
           strokeOpacity: 0.35,
         },
       ),
-      Plot.dot(all, { x: "x", y: "y", r: (p: Point) => (p.large ? 5 : 3), fill: "color" }),
+      Plot.dot(all, { x: "x", y: "y", r: (p: Point) => (p.large ? 5 : 3), fill: "inner", stroke: "color" }),
       Plot.dot(here, { x: "x", y: "y", r: 6, fill: "color", stroke: "var(--paper)", strokeWidth: 2 }),
       Plot.text(here, {
         x: "x",

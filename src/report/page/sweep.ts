@@ -109,9 +109,13 @@ function wakeKey(): void {
     });
     return button;
   };
-  for (const { name, saes, color } of data.settings) {
+  for (const { name, saes, color, dash } of data.settings) {
     const style = `--c:${color}`;
-    const group = element("span", { class: "setting" }, toggle(name, saes, { style }));
+    const group = element(
+      "span",
+      { class: dash === undefined ? "setting" : "setting hollow" },
+      toggle(name, saes, { style }),
+    );
     if (saes.length > 1) {
       for (const sae of data.saes.filter((one) => saes.includes(one.name))) {
         group.append(toggle(sae.seed, [sae.name], { style, class: "seed", "aria-label": sae.name }));

@@ -1,0 +1,118 @@
+/**
+ * Line charts as SVG files, drawn without a browser.
+ */
+import { mkdirSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
+import * as Plot from "@observablehq/plot";
+import { parseHTML } from "linkedom";
+
+export interface Point {
+  readonly x: number;
+  readonly mean: number;
+  /** Least and largest over the seeds. */
+  readonly min?: number;
+  readonly max?: number;
+}
+
+export interface Series {
+  readonly name: string;
+  readonly points: readonly Point[];
+  /** Dashed: a bound, or another point of comparison. */
+  readonly dashed?: boolean;
+}
+
+export interface Axis {
+  readonly label: string;
+  readonly log?: boolean;
+  readonly ticks?: readonly number[];
+  readonly domain?: readonly [number, number];
+}
+
+export interface Chart {
+  readonly title: string;
+  readonly x: Axis;
+  readonly y: Axis;
+  readonly series: readonly Series[];
+}
+
+// Okabe and Ito's palette, which the colour-blind can tell apart.
+const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
+
+/** Writes a chart; lines join the means, bars reach from the least to the largest. */
+export function writeChart(file: string, chart: Chart): void {
+  mkdirSync(dirname(file), { recursive: true });
+  writeFileSync(file, `${drawChart(chart)}\n`);
+}
+
+export function drawChart({ title, x, y, series }: Chart): string {
+  const { document } = parseHTML("<!doctype html><html><body></body></html>");
+  const points = series.flatMap(({ name, points, dashed = false }) =>
+    points.map((p) => ({ ...p, name, dashed })),
+  );
+  const colour = new Map(series.map(({ name }, i) => [name, COLOURS[i % COLOURS.length]]));
+  const stroke = ({ name }: { name: string }): string => colour.get(name) ?? "black";
+  const bars = points.filter(({ min, max }) => min !== undefined && max !== undefined && max > min);
+  const lines = (dashed: boolean) =>
+    Plot.line(
+      points.filter((p) => p.dashed === dashed),
+      { x: "x", y: "mean", z: "name", stroke, strokeWidth: 1.8, strokeDasharray: dashed ? "5 4" : undefined },
+    );
+  const svg = Plot.plot({
+    document,
+    width: 720,
+    height: 420,
+    marginTop: 44 + LINE * rowsOf(series),
+    marginLeft: 56,
+    marginBottom: 44,
+    style: { background: "white", color: "#222", fontFamily: "sans-serif", fontSize: "12px" },
+    x: {
+      label: x.label,
+      type: x.log ? "log" : "linear",
+      labelAnchor: "center",
+      labelArrow: "none",
+      ...(x.ticks && { ticks: [...x.ticks], tickFormat: (v: number) => String(v) }),
+      ...(x.domain && { domain: [...x.domain] }),
+    },
+    y: {
+      label: y.label,
+      grid: true,
+      nice: true,
+      labelArrow: "none",
+      type: y.log ? "log" : "linear",
+      ...(y.domain && { domain: [...y.domain] }),
+    },
+    marks: [
+      Plot.frame({ stroke: "#ccc" }),
+      lines(false),
+      lines(true),
+      Plot.ruleX(bars, { x: "x", y1: "min", y2: "max", stroke, strokeWidth: 1.2 }),
+      Plot.dot(points, { x: "x", y: "mean", fill: stroke, r: 3 }),
+      Plot.text([title], {
+        frameAnchor: "top-left",
+        dy: -32 - LINE * rowsOf(series),
+        fontSize: 14,
+        fontWeight: "bold",
+      }),
+      ...legend(series, colour),
+    ],
+  });
+  svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
+  return svg.outerHTML.replace(/plot-[0-9a-f]{6}/g, "plot"); // the same file from the same numbers
+}
+
+/** Height of a line of text. */
+const LINE = 16;
+
+/** Two names a line. */
+const rowsOf = (series: readonly Series[]): number => Math.ceil(series.length / 2);
+
+function legend(series: readonly Series[], colour: ReadonlyMap<string, string>) {
+  return series.map(({ name }, i) =>
+    Plot.text([`● ${name}`], {
+      frameAnchor: "top-left",
+      dx: (i % 2) * 320,
+      dy: -24 - LINE * (rowsOf(series) - 1 - Math.floor(i / 2)),
+      fill: colour.get(name),
+    }),
+  );
+}
