@@ -16,7 +16,7 @@ sluice sae train --config runs/hierarchical.yaml --out "$out/sweep"
 if [ ! -f "$out/proxies.json" ]; then
   saes=$(ls -d "$out"/sweep/{hierarchical,topk}-*/ | grep -v fast | sed 's:/$::' | paste -sd,)
   sluice sae proxies --sae "$saes" --model models/brook --text sotu,brown,austen,anarchism,moby-dick,web \
-    --k 4,8,16,32,64,128 --tokens 200k --json > "$out/proxies.partial"
+    --k 8,16,32,64,128 --tokens 200k --json > "$out/proxies.partial"
   mv "$out/proxies.partial" "$out/proxies.json"
 fi
 node dist/runs/hierarchical.js "$out"

@@ -33,7 +33,7 @@ const named = (name: string): Setting => {
   return found;
 };
 
-const BUDGETS = [4, 8, 16, 32, 64, 128];
+const BUDGETS = [8, 16, 32, 64, 128];
 const TRAINED = [16, 32, 64, 128];
 
 function at(name: string, k: number, metric: string): Spread {
@@ -72,7 +72,7 @@ draw("loss-recovered", {
   series: curves("loss_recovered_mean"),
 });
 draw("dead", {
-  title: "Features that never fire on 40,000 held-out tokens",
+  title: "Features that never fire on 20,000 held-out tokens",
   y: { label: "share of features" },
   series: curves("dead_fraction"),
 });

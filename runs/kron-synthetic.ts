@@ -31,7 +31,9 @@ const F = 256;
 const WIDTH = 64;
 const K = 8;
 const BATCH = 1024;
-const STEPS = { autoencoder: 3000, sae: 3000 };
+/** Batches that are drawn, and gone through again and again. */
+const POOL = 256;
+const STEPS = { autoencoder: 2000, sae: 1200 };
 const SEEDS = [0, 1, 2];
 
 /** Blocks of so many features, with that correlation within. */
@@ -102,10 +104,10 @@ function kthLargest(row: Float32Array): number {
 }
 
 /** Batches of x, [B, F]. */
-function sampler(covariance: Covariance, rng: Rng): () => Float32Array {
+function drawBatches(covariance: Covariance, rng: Rng): Float32Array[] {
   const l = cholesky(blockCovariance(covariance));
   const z = new Float32Array(BATCH * F);
-  return () => {
+  return Array.from({ length: POOL }, () => {
     rng.fillNormal(z);
     const x = new Float32Array(BATCH * F);
     for (let b = 0; b < BATCH; b++) {
@@ -118,13 +120,13 @@ function sampler(covariance: Covariance, rng: Rng): () => Float32Array {
       }
     }
     return x;
-  };
+  });
 }
 
 /** Trains x̂ = ReLU(Wᵀ W x + b); returns W, [64, 256], which the caller disposes. */
 async function trainAutoencoder(
   device: Device,
-  draw: () => Float32Array,
+  batches: readonly Float32Array[],
   rng: Rng,
 ): Promise<{ w: Tensor; explained: number }> {
   const w = device
@@ -135,7 +137,7 @@ async function trainAutoencoder(
   const optimizer = new AdamW(device, params, { beta1: 0.9, beta2: 0.999, eps: 1e-8 });
   let explained = 0;
   for (let step = 1; step <= STEPS.autoencoder; step++) {
-    const x = draw();
+    const x = batches[step % POOL];
     const lr =
       3e-3 * Math.min(1, step / 100) * Math.min(1, (2 * (STEPS.autoencoder - step) + 1) / STEPS.autoencoder);
     const loss = device.scope(() => {
@@ -169,10 +171,14 @@ function varianceOf(x: Float32Array): number {
   return total / F;
 }
 
-/** W x of fresh batches, without end. */
-async function* hiddenStates(device: Device, w: Tensor, draw: () => Float32Array): ActivationSource {
-  for (;;) {
-    const h = device.scope(() => linear(device.tensor(draw(), [BATCH, F]), w));
+/** W x of the batches, without end. */
+async function* hiddenStates(
+  device: Device,
+  w: Tensor,
+  batches: readonly Float32Array[],
+): ActivationSource {
+  for (let at = 0; ; at = (at + 1) % POOL) {
+    const h = device.scope(() => linear(device.tensor(batches[at], [BATCH, F]), w));
     const x = await h.floats();
     h.dispose();
     yield { x, rows: BATCH };
@@ -210,11 +216,11 @@ function describe(
 
 async function run(device: Device, covariance: Covariance, seed: number): Promise<Found[]> {
   const rng = new Rng(seed).fork(`${covariance.size} ${covariance.correlation}`);
-  const draw = sampler(covariance, rng.fork("data"));
+  const batches = drawBatches(covariance, rng.fork("data"));
   const s = blockCovariance(covariance);
   const rankOfS = effectiveRank(eigenvalues(s, F));
   const about = { ...covariance, seed };
-  const { w, explained } = await trainAutoencoder(device, draw, rng.fork("autoencoder"));
+  const { w, explained } = await trainAutoencoder(device, batches, rng.fork("autoencoder"));
   const columns = device.scope(() => add(transpose(w), 0));
   const own = gram(await columns.floats(), F); // Wᵀ W: its latents are those of S
   columns.dispose();
@@ -227,7 +233,7 @@ async function run(device: Device, covariance: Covariance, seed: number): Promis
       train: { tokens: STEPS.sae * BATCH, batch: BATCH, lr: 2e-3, seed },
     }),
   );
-  const results = await trainSaes(device, runs, { openSource: () => hiddenStates(device, w, draw) });
+  const results = await trainSaes(device, runs, { openSource: () => hiddenStates(device, w, batches) });
   for (const [i, { sae, record }] of results.entries()) {
     const c = gram(await sae.params.wDec.floats(), F);
     const matched = reordered(c, matchLatents(s, c, F));

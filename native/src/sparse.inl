@@ -232,27 +232,37 @@ static void sparse_sum(Pool&, const Args& args) {
   for (int64_t i = 0; i < n; i++) out[indices[i]] += values[i];
 }
 
-// args: x [B, D], w [F, D], indices [B, K], out [B, K], B, K, D, F
+static SLUICE_INLINE int64_t without_unused_end(const float* values, int64_t k) {
+  while (k > 0 && values[k - 1] == 0) k--;
+  return k;
+}
+
+// args: x [B, D], w [F, D], indices [B, K], values [B, K] or 0, out [B, K], B, K, D, F. Slots whose value is 0 get 0.
 static void sparse_dot(Pool& pool, const Args& args) {
   const float* x = args.ptr<const float>(0);
   const float* w = args.ptr<const float>(1);
   const int32_t* index = args.ptr<const int32_t>(2);
-  float* out = args.ptr<float>(3);
-  const int64_t b = args.i64(4), k = args.i64(5), d = args.i64(6), rows = args.i64(7);
+  const float* values = args.ptr<const float>(3);
+  float* out = args.ptr<float>(4);
+  const int64_t b = args.i64(5), k = args.i64(6), d = args.i64(7), rows = args.i64(8);
   if (k == 0 || !indices_ok(args, index, b * k, rows)) return;
   const int64_t width = column_block(rows, d);
   for (int64_t c = 0; c == 0 || c < d; c += width) {
     const int64_t cols = min64(width, d - c);
+    const bool last = c + width >= d;
     parallel(pool, b, 8, [=](int64_t begin, int64_t end, int) {
-      for (int64_t t = begin; t < end; t++)
-        dot_rows(out + t * k, x + t * d + c, w + c, d, index + t * k, k, (end - t - 1) * k, cols, c > 0);
+      for (int64_t t = begin; t < end; t++) {
+        const int64_t used = values ? without_unused_end(values + t * k, k) : k;
+        // What stands ahead of a row that ends early is not what is read next.
+        const int64_t ahead = used == k ? (end - t - 1) * k : 0;
+        dot_rows(out + t * k, x + t * d + c, w + c, d, index + t * k, used, ahead, cols, c > 0);
+        if (!values || !last) continue;
+        for (int64_t j = 0; j < used; j++)
+          if (values[t * k + j] == 0) out[t * k + j] = 0;
+        memset(out + t * k + used, 0, (k - used) * 4);
+      }
     });
   }
-}
-
-static SLUICE_INLINE int64_t without_unused_end(const float* values, int64_t k) {
-  while (k > 0 && values[k - 1] == 0) k--;
-  return k;
 }
 
 // args: values [B, K], indices [B, K], w [F, D], bias [D] or 0, out [B, D], B, K, D, F

@@ -155,9 +155,8 @@ export function sparseAux({ wEnc, wDec, bEnc, k }: DeadRows, { z, error }: MainS
   const { values, indices } = linearTopK(z, wEnc, bEnc, { k }); // [B, k]
   const zeros = z.device.zeros([z.shape[1]]);
   const aux = sparseDecodeLoss({ values, indices }, wDec, zeros, neg(error));
-  const dots = sparseDot(aux.error, wDec, indices);
   const weighted = mul(values, weight);
-  const dPre = mul(mul(dots, weight), greater(values, 0));
+  const dPre = mul(sparseDot(aux.error, wDec, indices, values), weight);
   const n = bEnc.shape[0];
   const pair = sparseOuterPair({ values: weighted, x: aux.error }, { values: dPre, x: z }, indices, n);
   return {
@@ -165,7 +164,7 @@ export function sparseAux({ wEnc, wDec, bEnc, k }: DeadRows, { z, error }: MainS
     wDec: pair.outA,
     wEnc: pair.outB,
     bEnc: pair.sumB,
-    along: sparseSum(mul(weighted, dots), indices, n),
+    along: sparseSum(mul(values, dPre), indices, n),
   };
 }
 

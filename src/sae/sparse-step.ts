@@ -8,7 +8,6 @@
  */
 import {
   add,
-  greater,
   groupPrefixes,
   kronSpread,
   matmul,
@@ -42,7 +41,7 @@ import {
 } from "./step.ts";
 
 /** Slots per token that batchtopk selects from, in multiples of k; the step is done again when they do not suffice. */
-const BATCH_SLOTS = 4;
+const BATCH_SLOTS = 2;
 
 /** See `stepGradients`. */
 export function sparseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradients {
@@ -159,8 +158,8 @@ function reconstruction(
   switch (objective) {
     case "mse": {
       const { loss, error } = sparseDecodeLoss(codes, wDec, bias, goal);
-      const dots = sparseDot(error, wDec, codes.indices);
-      return { codes, loss, sse: loss, error, pull: error, dValues: mul(dots, greater(codes.values, 0)) };
+      const dValues = sparseDot(error, wDec, codes.indices, codes.values);
+      return { codes, loss, sse: loss, error, pull: error, dValues };
     }
     case "hierarchical": {
       const weights = new Float32Array(codes.values.shape[1] + 1); // of prefixes 0 to K

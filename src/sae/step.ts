@@ -36,7 +36,7 @@ export interface StepOptions {
   readonly target?: Tensor;
   /** Revives the features at these indices; undefined when none is dead. */
   readonly auxK?: AuxK;
-  /** Slots per token that batchtopk selects from; default 4k. See `StepNumbers.full`. */
+  /** Slots per token that batchtopk selects from; default 2k. See `StepNumbers.full`. */
   readonly slots?: number;
   /** Features before this one stay as they are, and so does the decoder bias; topk and batchtopk only. */
   readonly frozen?: number;

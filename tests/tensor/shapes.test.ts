@@ -73,7 +73,7 @@ const FREE: Partial<Record<OpName, (c: Case) => readonly Freedom[]>> = {
   attentionCached: () => [[1, 2]],
   linearTopK: () => [[0]],
   sparseDecode: ({ inputs }) => [[], [], inputs.length > 3 ? [0] : [0, 1]],
-  sparseDot: () => [[], [0], [1]],
+  sparseDot: ({ inputs }) => (inputs.length > 3 ? [[], [0], [], []] : [[], [0], [1]]),
   sparseOuter: () => [[], [], [1]],
   sparseDecodeLoss: () => [[], [], [0]],
   sparseOuterPair: () => [[], [1], [], [1]],

@@ -36,12 +36,11 @@ export function sparseKernels(addon: Addon, pool: number, isa?: string) {
       decode(addressOf(values), addressOf(indices), addressOf(w), addressOf(bias), addressOf(y), B, K, D, F);
     },
     sparseDecodeLoss,
-    /** x [B, D], w [F, D], indices [B, K] -> [B, K] */
-    sparseDot: (inputs: Tensors, outputs: Tensors): void => {
-      const [, w, indices] = inputs;
+    /** x [B, D], w [F, D], indices [B, K], values [B, K] or none -> [B, K] */
+    sparseDot: ([x, w, indices, values]: Tensors, [y]: Tensors): void => {
       const [B, K] = indices.shape;
       const [F, D] = w.shape;
-      dot(...addresses(inputs, outputs), B, K, D, F);
+      dot(...[x, w, indices, values, y].map(addressOf), B, K, D, F);
     },
     /** values, indices [B, K], x [B, D] -> [rows, D] */
     sparseOuter: (inputs: Tensors, outputs: Tensors, { rows }: { rows: number }): void => {

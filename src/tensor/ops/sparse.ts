@@ -7,9 +7,9 @@ import { dispatch } from "../dispatch.ts";
 import { fused, primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
 import { type Dense, describe, type TensorType } from "../types.ts";
-import { expand, reshape, transpose } from "../views.ts";
+import { expand, reshape, stopGradient, transpose } from "../views.ts";
 import { equalShapes, f32, requireShape } from "./check.ts";
-import { add, greater, mul, relu, square, sub } from "./elementwise.ts";
+import { add, equal, greater, mul, relu, square, sub, where } from "./elementwise.ts";
 import { checkIndex, descending, gatherRows, scatterAddRows, topk } from "./gather.ts";
 import { matmul } from "./matmul.ts";
 import { mean, sum } from "./reduce.ts";
@@ -141,17 +141,18 @@ function codes(B: number, K: number, F: number, ...rest: { shape: number[]; cons
   return [{ shape: [B, K] }, { shape: [B, K], kind: "index" as const, below: F, constant: true }, ...rest];
 }
 
-/** x[b] · w[indices[b, k]]: [B, K]. */
+/** x[b] · w[indices[b, k]]: [B, K]; with values [B, K] only in slots where they are not 0, and 0 in the others. */
 export const sparseDotOp = fused<None>({
   name: "sparseDot",
   ints: [2],
-  infer: ([x, w, indices]) => {
+  infer: ([x, w, indices, values]) => {
     requireShape("sparseDot", "x", x, [undefined, undefined]);
     requireShape("sparseDot", "w", w, [undefined, x.shape[1]]);
     requireShape("sparseDot", "indices", indices, [x.shape[0], undefined]);
+    if (values) requireCodes("sparseDot", values, indices);
     return [f32(indices.shape)];
   },
-  ref: ([x, w, indices], [y]) => {
+  ref: ([x, w, indices, values], [y]) => {
     const [B, K] = indices.shape;
     const D = x.shape[1];
     for (let b = 0; b < B; b++) {
@@ -159,20 +160,22 @@ export const sparseDotOp = fused<None>({
         const f = checkIndex("sparseDot", indices.data[b * K + k], w.shape[0]);
         let total = 0;
         for (let d = 0; d < D; d++) total += x.data[b * D + d] * w.data[f * D + d];
-        y.data[b * K + k] = total;
+        y.data[b * K + k] = values?.data[b * K + k] === 0 ? 0 : total;
       }
     }
   },
-  vjp: ({ inputs: [x, w, indices], grads: [g], needs }) => {
+  vjp: ({ inputs: [x, w, indices, values], grads: [g], needs }) => {
     if (!g) return [];
+    const pull = values ? where(equal(values, 0), 0, g) : g;
     return [
-      needs[0] ? sparseDecode(g, indices, w) : undefined,
-      needs[1] ? sparseOuter(g, indices, x, w.shape[0]) : undefined,
+      needs[0] ? sparseDecode(pull, indices, w) : undefined,
+      needs[1] ? sparseOuter(pull, indices, x, w.shape[0]) : undefined,
     ];
   },
-  decompose: ([x, w, indices]) => {
+  decompose: ([x, w, indices, values]) => {
     const rows = gatherRows(w, indices);
-    return [sum(mul(rows, reshape(x, [x.shape[0], 1, x.shape[1]])), { axes: [2] })];
+    const dots = sum(mul(rows, reshape(x, [x.shape[0], 1, x.shape[1]])), { axes: [2] });
+    return [values ? where(equal(stopGradient(values), 0), 0, dots) : dots];
   },
   cases: [
     {
@@ -182,6 +185,16 @@ export const sparseDotOp = fused<None>({
         { shape: [4, 3], kind: "index", below: 10, constant: true },
       ],
       attrs: {},
+    },
+    {
+      inputs: [
+        { shape: [5, 6] },
+        { shape: [10, 6] },
+        { shape: [5, 3], kind: "index", below: 10, constant: true },
+        { shape: [5, 3], kind: "mask", constant: true },
+      ],
+      attrs: {},
+      note: "unused slots",
     },
     {
       inputs: [
@@ -410,9 +423,9 @@ export function sparseDecode(values: Tensor, indices: Tensor, w: Tensor, bias?: 
   return dispatch(sparseDecodeOp, bias ? [values, indices, w, bias] : [values, indices, w], {})[0];
 }
 
-/** x [B, D] against the chosen rows of w [F, D]: [B, K]. */
-export function sparseDot(x: Tensor, w: Tensor, indices: Tensor): Tensor {
-  return dispatch(sparseDotOp, [x, w, indices], {})[0];
+/** x [B, D] against the chosen rows of w [F, D]: [B, K]; 0 where a slot's value, if given, is 0. */
+export function sparseDot(x: Tensor, w: Tensor, indices: Tensor, values?: Tensor): Tensor {
+  return dispatch(sparseDotOp, values ? [x, w, indices, values] : [x, w, indices], {})[0];
 }
 
 /** Gradient of a row table: [rows, D] with out[f] = Σ values · x over the pairs that chose f. */
