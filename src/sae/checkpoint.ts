@@ -49,6 +49,7 @@ interface RunNumbers {
   readonly step: number;
   readonly scales: InputScales;
   readonly threshold?: number;
+  readonly slots?: number;
   readonly window: LossSums;
   readonly record?: TrainRecord;
   /** Why it was left behind. */
@@ -171,11 +172,12 @@ export class Checkpoints {
     const waiting = fromFloat32(pending, [pending.length / batcher.width, batcher.width]);
     await writeSafetensors(path.join(temp, PENDING), { pending: waiting });
     if (source?.arrays) await writeSafetensors(path.join(temp, SOURCE), source.arrays);
-    const numbers = runs.map(({ step, scales, threshold, window, record, failed }, i) => ({
+    const numbers = runs.map(({ step, scales, threshold, slots, window, record, failed }, i) => ({
       ...this.#identities[i],
       step,
       scales,
       threshold,
+      slots,
       window,
       record,
       failed,
@@ -245,11 +247,12 @@ async function readRun(file: string, { config, ...run }: StateFile["runs"][numbe
   };
   const group = (prefix: string) =>
     mapParams(shapes, (shape, name) => toFloat32(get(`${prefix}.${name}`, shape)));
-  const { step, scales, threshold, window, record, failed } = run;
+  const { step, scales, threshold, slots, window, record, failed } = run;
   return {
     step,
     scales,
     threshold,
+    slots,
     window,
     record,
     failed,

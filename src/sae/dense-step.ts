@@ -27,6 +27,7 @@ import {
   transpose,
 } from "../tensor/index.ts";
 import { auxKGradients } from "./auxk.ts";
+import { widestOf } from "./jump-step.ts";
 import { encoderInput, gatedParts, type ParamName, type PerParam, preActivations, type Sae } from "./sae.ts";
 import {
   MSE,
@@ -47,11 +48,12 @@ export function denseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradie
   const { value, grads: found } = device.valueAndGrad(
     () => {
       const z = encoderInput(sae, x);
-      const { acts, penalty } = activations(sae, z, target, objective);
+      const { acts, penalty, pre } = activations(sae, z, target, objective);
       lap("encode");
       const { loss, error } = reconstruction(sae, acts, x, target, objective.levels);
       lap("decode");
-      return { loss: add(loss, penalty), reconstruction: loss, penalty, acts, error, z };
+      const near = options.count && pre ? stopGradient(pre) : undefined;
+      return { loss: add(loss, penalty), reconstruction: loss, penalty, acts, error, z, near };
     },
     names.map((name) => params[name] as Tensor),
   );
@@ -81,9 +83,15 @@ export function denseStep(sae: Sae, x: Tensor, options: StepOptions): StepGradie
     penalty: value.penalty,
     squares: squaresOf(all),
     along: sumSquares(sum(mul(all.wDec, params.wDec), { axes: [1] })),
+    widest: value.near && params.logThreshold && nearest(value.near, params.logThreshold, objective),
   });
   lap("backward");
   return { grads: all, scale: 1, scalars, codes: { kind: "dense", values: value.acts }, error: value.error };
+}
+
+/** The most features that a token has above the lower end of their window, []. */
+function nearest(pre: Tensor, logThreshold: Tensor, { bandwidth }: StepObjective): Tensor {
+  return widestOf(sub(pre, add(exp(logThreshold), -bandwidth / 2)));
 }
 
 /** All activations [B, F] and what the loss asks for their sparsity, []. */
@@ -92,7 +100,7 @@ function activations(
   z: Tensor,
   target: Tensor,
   { l1, l0, targetL0, bandwidth }: StepObjective,
-): { acts: Tensor; penalty: Tensor } {
+): { acts: Tensor; penalty: Tensor; pre?: Tensor } {
   const { activation } = sae.config;
   const { wDec, bDec, logThreshold } = sae.params;
   const B = z.shape[0];
@@ -109,7 +117,7 @@ function activations(
       const acts = jumpRelu(pre, threshold, { bandwidth });
       const active = mul(sum(heaviside(pre, threshold, { bandwidth })), 1 / B);
       const miss = targetL0 > 0 ? square(add(mul(active, 1 / targetL0), -1)) : active;
-      return { acts, penalty: mul(miss, l0) };
+      return { acts, penalty: mul(miss, l0), pre };
     }
     case "gated": {
       const { gate, magnitude } = gatedParts(sae, z);

@@ -25,6 +25,8 @@ export interface RunState {
   step: number;
   /** batchtopk: running mean of the smallest kept values; undefined before the first step. */
   threshold?: number;
+  /** Slots per token of the next step, where they were found to be too few or, for jumprelu, enough. */
+  slots?: number;
   /** Sums since the last record. */
   window: LossSums;
   record?: TrainRecord;
@@ -98,6 +100,7 @@ export function restoreRun(device: Device, config: SaeConfig, metadata: Notes, s
     scales: saved.scales,
     step: saved.step,
     threshold: saved.threshold,
+    slots: saved.slots,
     window: saved.window,
     record: saved.record,
     failed: saved.failed,

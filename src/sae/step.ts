@@ -1,6 +1,7 @@
 /**
  * One training step: loss and gradients of a batch. Activations that bound the number of active features go through
- * sparse-step.ts, explicit equations over the K chosen features; the others through dense-step.ts, by autograd.
+ * sparse-step.ts, explicit equations over the K chosen features, and so does jumprelu in jump-step.ts once few features are near
+ * their thresholds; the others through dense-step.ts, by autograd.
  * B tokens · D input width · E output width · F features · K active.
  */
 import {
@@ -19,6 +20,7 @@ import {
 import type { AuxK } from "./auxk.ts";
 import { TRAITS } from "./config.ts";
 import { denseStep } from "./dense-step.ts";
+import { canJump, jumpStep } from "./jump-step.ts";
 import type { Codes, PerParam, Sae } from "./sae.ts";
 import { sparseStep } from "./sparse-step.ts";
 import type { SaeTrainConfig } from "./train-config.ts";
@@ -36,8 +38,13 @@ export interface StepOptions {
   readonly target?: Tensor;
   /** Revives the features at these indices; undefined when none is dead. */
   readonly auxK?: AuxK;
-  /** Slots per token that batchtopk selects from; default 2k. See `StepNumbers.full`. */
+  /**
+   * Slots per token: those that batchtopk selects from (default 2k); those for features of jumprelu near or above their threshold
+   * (without, all features are computed with). See `StepNumbers.full`.
+   */
   readonly slots?: number;
+  /** jumprelu: count what `StepNumbers.widest` says, which costs a pass over [B, F] where there are no slots. */
+  readonly count?: boolean;
   /** Features before this one stay as they are, and so does the decoder bias; topk and batchtopk only. */
   readonly frozen?: number;
   /** Told what has just been computed, for timing. */
@@ -70,9 +77,8 @@ export interface StepGradients {
 
 /** Loss and gradients of x [B, D]. Call inside a scope. */
 export function stepGradients(sae: Sae, x: Tensor, options: StepOptions = {}): StepGradients {
-  return TRAITS[sae.config.activation.kind].counted
-    ? sparseStep(sae, x, options)
-    : denseStep(sae, x, options);
+  if (TRAITS[sae.config.activation.kind].counted) return sparseStep(sae, x, options);
+  return canJump(sae, options) ? jumpStep(sae, x, options) : denseStep(sae, x, options);
 }
 
 /** Scalars of a step as tensors; those left out are 0. */
@@ -85,6 +91,7 @@ export interface StepScalars {
   readonly along: Tensor;
   readonly least?: Tensor;
   readonly full?: Tensor;
+  readonly widest?: Tensor;
 }
 
 const ORDER = [
@@ -96,6 +103,7 @@ const ORDER = [
   "along",
   "least",
   "full",
+  "widest",
 ] as const satisfies readonly (keyof StepScalars)[];
 
 /** One tensor of all scalars, so that they are read at once. */
@@ -141,8 +149,10 @@ export interface StepNumbers {
   readonly gradNorm: number;
   /** batchtopk: the smallest kept value. */
   readonly least: number;
-  /** batchtopk: tokens all of whose slots were kept. With fewer slots than features the step must be done with more. */
+  /** Tokens whose slots did not suffice (batchtopk: all were kept; jumprelu: all are used): the step must be done with more. */
   readonly full: number;
+  /** jumprelu: the most features that a token has near or above their thresholds; 0 where it was not counted. */
+  readonly widest: number;
 }
 
 /** Reads the scalars of a step. Decoder rows must have unit length when `parallelRemoved`. */
@@ -150,10 +160,10 @@ export async function readStep(
   { scalars, scale }: Pick<StepGradients, "scalars" | "scale">,
   parallelRemoved: boolean,
 ): Promise<StepNumbers> {
-  const [loss, sse, auxLoss, penalty, squares, along, least, full] = await scalars.floats();
+  const [loss, sse, auxLoss, penalty, squares, along, least, full, widest] = await scalars.floats();
   // Rounding may leave a tiny negative number; NaN stays NaN.
   const gradNorm = scale * Math.sqrt(Math.max(squares - (parallelRemoved ? along : 0), 0));
-  return { loss, sse, auxLoss, penalty, gradNorm, least, full };
+  return { loss, sse, auxLoss, penalty, gradNorm, least, full, widest };
 }
 
 /** Of one batch: Σ ‖y − mean y‖² / B and the mean number of active features. Two passes over [B, E]: for the log only. */

@@ -59,8 +59,6 @@ export class Trainer {
   readonly #device: Device;
   readonly #options: TrainerOptions;
   readonly #objective: StepObjective;
-  /** batchtopk: slots per token, once the default was too few. */
-  #slots?: number;
 
   constructor(device: Device, options: TrainerOptions) {
     this.#device = device;
@@ -110,21 +108,28 @@ export class Trainer {
     return { x, target: x };
   }
 
-  /** Gradients of a batch; a batchtopk step whose slots did not suffice is done again with more. */
+  /** Gradients of a batch; a step whose slots did not suffice is done again with more. */
   async #gradients({ x, target }: Batch, auxK: AuxK | undefined) {
-    const { sae } = this.run;
+    const { run } = this;
+    const { sae } = run;
     const objective = this.#warmedUp();
     const { frozen } = this.#options;
+    const count = isJump(sae.config) && run.step % COUNT_EVERY === 0;
     for (;;) {
-      const slots = this.#slots;
+      const { slots } = run;
       const lap = this.laps.lap.bind(this.laps);
       const g = this.#device.scope(() =>
-        stepGradients(sae, x, { objective, target, auxK, slots, frozen, lap }),
+        stepGradients(sae, x, { objective, target, auxK, slots, count, frozen, lap }),
       );
       const numbers = await readStep(g, this.train.removeParallelGradient);
-      if (!(numbers.full > 0)) return { g, numbers };
+      if (!(numbers.full > 0)) {
+        if (count) run.slots = slotsFor(numbers.widest, sae.config.features);
+        return { g, numbers };
+      }
       release(g);
-      this.#slots = moreSlots(sae, slots);
+      run.slots = isJump(sae.config)
+        ? slotsFor(2 * (slots ?? 1), sae.config.features)
+        : moreSlots(sae, slots);
     }
   }
 
@@ -233,6 +238,17 @@ export class Trainer {
   get lastLr(): number {
     return learningRate(this.schedule, this.run.step - 1);
   }
+}
+
+/** Steps between two looks at how many slots jumprelu needs. */
+const COUNT_EVERY = 25;
+
+const isJump = ({ activation }: SaeConfig): boolean => activation.kind === "jumprelu";
+
+/** Slots for tokens with up to so many features near or above their thresholds; none where the step is dense. */
+function slotsFor(widest: number, features: number): number | undefined {
+  const slots = 16 * Math.ceil((1.25 * widest + 8) / 16);
+  return slots <= features / 16 ? slots : undefined;
 }
 
 /** A step that has to be explained: its numbers are not all finite. */

@@ -178,23 +178,37 @@ for (const backend of BACKENDS) {
       disposeSae(jump);
     }));
 
-  test(`${backend}: jumprelu equals its golden file, with a linear and a quadratic penalty`, () =>
+  test(`${backend}: jumprelu equals its golden file by both steps, with a linear and a quadratic penalty`, () =>
     withDevice(backend, async (device) => {
       const file = golden("sae", "jumprelu.safetensors");
       const { bandwidth, l0_coefficient: l0, target_l0: targetL0 } = META.jumprelu;
       const sae = saeOf(device, file, { activation: { kind: "jumprelu", log: true } });
       await checkForward(device, sae, file);
       const objective = { ...MSE, l0, bandwidth };
-      await checkStep(device, sae, file, { objective }, { loss: "loss.total", grads: "grad." });
+      const widest = new Set<number>();
+      for (const slots of [undefined, sae.config.features]) {
+        const whole = { loss: "loss.total", grads: "grad." };
+        const counted = await checkStep(device, sae, file, { objective, slots, count: true }, whole);
+        widest.add(counted.widest);
+        const x = tensorOf(device, file, "x");
+        const quadratic = { ...objective, targetL0 };
+        const g = device.scope(() => stepGradients(sae, x, { objective: quadratic, slots }));
+        assert.equal(g.codes.kind, slots ? "sparse" : "dense");
+        const numbers = await readStep(g, false);
+        assertClose([numbers.loss + numbers.penalty], file.floats("quadratic.loss"), "quadratic.loss");
+        const found = (await (g.grads.logThreshold as Tensor).floats()).map((v) => v * g.scale);
+        assertClose(found, file.floats("quadratic.grad.log_threshold"), "quadratic.grad.log_threshold");
+        mapParams(g.grads, (t) => t.dispose());
+        disposeCodes(g.codes);
+        for (const t of [g.scalars, g.error, x]) t.dispose();
+      }
+      assert.equal(widest.size, 1, "both steps count the same features near their thresholds");
       const x = tensorOf(device, file, "x");
-      const g = device.scope(() => stepGradients(sae, x, { objective: { ...objective, targetL0 } }));
-      const numbers = await readStep(g, false);
-      assertClose([numbers.loss + numbers.penalty], file.floats("quadratic.loss"), "quadratic.loss");
-      const found = await (g.grads.logThreshold as Tensor).floats();
-      assertClose(found, file.floats("quadratic.grad.log_threshold"), "quadratic.grad.log_threshold");
-      mapParams(g.grads, (t) => t.dispose());
-      disposeCodes(g.codes);
-      for (const t of [g.scalars, g.error, x]) t.dispose();
+      const few = device.scope(() => stepGradients(sae, x, { objective, slots: 2 }));
+      assert.ok((await readStep(few, false)).full > 0, "two slots are not enough, and the step says so");
+      mapParams(few.grads, (t) => t.dispose());
+      disposeCodes(few.codes);
+      for (const t of [few.scalars, few.error, x]) t.dispose();
       disposeSae(sae);
     }));
 

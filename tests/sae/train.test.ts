@@ -159,6 +159,35 @@ for (const backend of BACKENDS) {
       assert.deepEqual(lines(metricsFile), lines(plainFile));
     }));
 
+  test(`${backend}: jumprelu steps turn sparse when few features are near their thresholds, also across a resume`, () =>
+    withDevice(backend, async (device) => {
+      using temp = temporaryFolder();
+      const given = options({
+        config: { dIn: D, features: 1024, activation: { kind: "jumprelu", log: true } },
+        train: {
+          ...{ tokens: 60 * BATCH, batch: BATCH, lr: 1e-3, warmupSteps: 3, seed: 5 },
+          ...{ l0: 0.1, thresholdInit: 4, bandwidth: 0.2 },
+        },
+        openSource: arraySource(syntheticRows(61 * BATCH, D), D),
+      });
+      const whole = await train(device, given);
+      assert.ok(whole.result.record.l0 > 0, "features fire");
+      const checkpoint = { folder: path.join(temp.path, "checkpoints") };
+      const slotsAt = async (stop: number): Promise<unknown> => {
+        const controller = new AbortController();
+        const onStep = ({ step }: { step: number }) => step === stop && controller.abort();
+        const interrupted = { ...given, checkpoint, resume: true, signal: controller.signal, onStep };
+        await assert.rejects(train(device, interrupted), /interrupted/);
+        const [folder] = fs.readdirSync(checkpoint.folder).filter((name) => name.endsWith(String(stop)));
+        const state = JSON.parse(fs.readFileSync(path.join(checkpoint.folder, folder, "state.json"), "utf8"));
+        return state.runs[0].slots;
+      };
+      assert.ok(Number(await slotsAt(13)) <= 1024 / 16, "the step is sparse");
+      assert.ok(Number(await slotsAt(40)) <= 1024 / 16);
+      const resumed = await train(device, { ...given, checkpoint, resume: true });
+      assert.deepEqual(resumed.params, whole.params);
+    }));
+
   test(`${backend}: memory does not grow with the number of steps`, () =>
     withDevice(backend, async (device) => {
       const seen: number[] = [];
