@@ -263,7 +263,7 @@ export const SECTIONS = [
   saeZoo("sae-jumprelu", "JumpReLU step, thresholds as at the start of training", SIZE_1, {
     label: "sluice jumprelu",
     args: ["--arch", "jumprelu"],
-    peers: { jumprelu: undefined },
+    peers: { jumprelu: 4 },
   }),
   // The peer computes with all features whatever the thresholds are, so its time is that at the start too.
   saeZoo("sae-jumprelu-sparse", "JumpReLU step, 32 of 8192 features above their thresholds", SIZE_1, {
