@@ -63,7 +63,7 @@ const draw = (name: string, chart: Omit<Chart, "x">): void =>
 
 draw("explained-variance", {
   title: "Explained variance on held-out text",
-  y: { label: "explained variance", domain: [0.4, 1] },
+  y: { label: "explained variance", domain: [0.2, 1] },
   series: curves("explained_variance"),
 });
 draw("loss-recovered", {

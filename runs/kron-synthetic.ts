@@ -172,11 +172,7 @@ function varianceOf(x: Float32Array): number {
 }
 
 /** W x of the batches, without end. */
-async function* hiddenStates(
-  device: Device,
-  w: Tensor,
-  batches: readonly Float32Array[],
-): ActivationSource {
+async function* hiddenStates(device: Device, w: Tensor, batches: readonly Float32Array[]): ActivationSource {
   for (let at = 0; ; at = (at + 1) % POOL) {
     const h = device.scope(() => linear(device.tensor(batches[at], [BATCH, F]), w));
     const x = await h.floats();

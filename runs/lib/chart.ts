@@ -62,7 +62,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
     width: 720,
     height: 420,
     marginTop: 44 + LINE * rowsOf(series),
-    marginLeft: 56,
+    marginLeft: 66,
     marginBottom: 44,
     style: { background: "white", color: "#222", fontFamily: "sans-serif", fontSize: "12px" },
     x: {
@@ -77,6 +77,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
       label: y.label,
       grid: true,
       nice: true,
+      labelAnchor: "center",
       labelArrow: "none",
       type: y.log ? "log" : "linear",
       ...(y.domain && { domain: [...y.domain] }),
