@@ -128,7 +128,8 @@ const saeZoo = (name, title, sizes, { label, args, peers, most, least, inQuick }
 });
 
 /** Architectures without a k refuse one. */
-const withoutIdle = ({ k, ...sizes }, args) => (args.includes("jumprelu") ? sizes : { k, ...sizes });
+const withoutIdle = ({ k, ...sizes }, args) =>
+  ["jumprelu", "relu", "gated"].some((arch) => args.includes(arch)) ? sizes : { k, ...sizes };
 
 const SIZE_1 = { d: 512, features: 8192, k: 32, batch: 4096 };
 const KRON_PEERS = { "kron-best": 2.5, "kron-listing": 8 };
@@ -265,6 +266,13 @@ export const SECTIONS = [
     args: ["--arch", "jumprelu"],
     peers: { jumprelu: 4 },
   }),
+  ...[
+    ["matryoshka", "Matryoshka TopK step, five levels", ["--objective", "matryoshka"]],
+    ["relu", "ReLU step, L1 penalty", ["--arch", "relu"]],
+    ["gated", "Gated step, L1 penalty", ["--arch", "gated"]],
+  ].map(([name, title, args]) =>
+    saeZoo(`sae-${name}`, `${title}, no peer`, SIZE_1, { label: `sluice ${name}`, args, peers: {} }),
+  ),
   // The peer computes with all features whatever the thresholds are, so its time is that at the start too.
   saeZoo("sae-jumprelu-sparse", "JumpReLU step, 32 of 8192 features above their thresholds", SIZE_1, {
     label: "sluice jumprelu",
