@@ -142,7 +142,7 @@ test("wrong options and unknown commands fail as wrong usage", async () => {
     assert.match(error.message, pattern);
     return error.code === "usage";
   };
-  await assert.rejects(runJob("sae train", { k: 3 }), usage(/--features is missing/));
+  await assert.rejects(runJob("sae train", { k: 3 }), usage(/--out is missing/));
   await assert.rejects(runJob("sae train", options("x", { lr: -1 })), usage(/--lr -1/));
   await assert.rejects(runJob("sae train", options("x", { k: 65 })), usage(/k=65 is more than the 64/));
   await assert.rejects(runJob("sea train", {}), usage(/unknown command "sea train"; did you mean sae train/));
