@@ -32,7 +32,13 @@ test("a chart holds its lines, bars and names, and is the same file from the sam
     x: { label: "k", log: true, ticks: [8, 16] },
     y: { label: "v" },
     series: [
-      { name: "one", points: [{ x: 8, mean: 1, min: 0.9, max: 1.2 }, { x: 16, mean: 2 }] }, // biome-ignore format: a table
+      {
+        name: "one",
+        points: [
+          { x: 8, mean: 1, min: 0.9, max: 1.2 },
+          { x: 16, mean: 2 },
+        ],
+      },
       {
         name: "two",
         dashed: true,
