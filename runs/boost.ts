@@ -23,7 +23,7 @@ const PAGE = "docs/results/boost.md";
 const FIGURES = "docs/results/boost";
 const HOOK = "blocks.3.hook_resid_post";
 const SEEDS = [0, 1, 2];
-const TOKENS = 20_000;
+const TOKENS = 10_000;
 
 const TEXTS = {
   general: ["sotu", "brown", "austen", "anarchism", "moby-dick", "web"],
