@@ -1,4 +1,4 @@
-// Language-model kernels: softmax, rmsNorm, rope, swiglu and cross-entropy, with their gradients.
+// Language-model kernels: softmax, rmsNorm, layerNorm, rope, swiglu and cross-entropy, with their gradients.
 // Row-major f32. Rows (or spans of fixed length) are shared between threads; sums over rows add partial sums of a
 // fixed number of rows in order, so the bits do not depend on the number of threads.
 // Bound by memory; the exponentials (about 15 instructions per vector) come close to it.
@@ -8,7 +8,7 @@
 namespace lm {
 
 static const int64_t kSpan = 16384;   // elements per task
-static const int64_t kNormRows = 64;  // rows per partial sum of dweight in rmsNormGrad
+static const int64_t kNormRows = 64;  // rows per partial sum of dweight in rmsNormGrad and layerNormGrad
 
 static inline int64_t rowsPerTask(int64_t width) {
   const int64_t rows = kSpan / (width > 0 ? width : 1);
@@ -229,6 +229,100 @@ static void rmsNormGrad(Pool& pool, const Args& args) {
   });
 }
 
+// ---- layerNorm ----
+
+// y = (x - mean) * rstd * weight + bias, rstd = 1 / sqrt(variance + eps); the variance is taken around the mean.
+// args: x [N, D], weight [D], bias [D] or none, y [N, D], mean [N], rstd [N], N, D, eps
+static void layerNorm(Pool& pool, const Args& args) {
+  const float* x = args.ptr<float>(0);
+  const float* weight = args.ptr<float>(1);
+  const float* bias = args.ptr<float>(2);
+  float* y = args.ptr<float>(3);
+  float* mean = args.ptr<float>(4);
+  float* rstd = args.ptr<float>(5);
+  const int64_t rows = args.i64(6), n = args.i64(7);
+  const double eps = args.f64(8);
+  pool.parallelFor(rows, rowsPerTask(n), [=](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; r++) {
+      const float* in = x + r * n;
+      float* out = y + r * n;
+      vf sum = vset(0), squares = vset(0);
+      vf *sumAt = &sum, *squaresAt = &squares;
+      overVectors(n, [=](int64_t i, int64_t c) { *sumAt += loadPart(in + i, c); });
+      const float m = float(double(vhsum(sum)) / double(n));
+      const vf middle = vset(m);
+      overVectors(n, [=](int64_t i, int64_t c) {
+        const vf centred = keepFirst(loadPart(in + i, c) - middle, c);
+        *squaresAt += centred * centred;
+      });
+      const float inv = float(1.0 / sqrt(double(vhsum(squares)) / double(n) + eps));
+      const vf scale = vset(inv);
+      mean[r] = m;
+      rstd[r] = inv;
+      overVectors(n, [=](int64_t i, int64_t c) {
+        const vf z = (loadPart(in + i, c) - middle) * scale * loadPart(weight + i, c);
+        storePart(out + i, bias ? z + loadPart(bias + i, c) : z, c);
+      });
+    }
+  });
+}
+
+// With z = (x - mean) rstd and h = dy weight: dx = rstd (h - mean(h) - z mean(h z)), dweight = sum of dy z over rows,
+// dbias = sum of dy over rows.
+// args: dy [N, D], x [N, D], weight [D], mean [N], rstd [N], dx [N, D], dweight [D], dbias [D], N, D
+static void layerNormGrad(Pool& pool, const Args& args) {
+  const float* dy = args.ptr<float>(0);
+  const float* x = args.ptr<float>(1);
+  const float* weight = args.ptr<float>(2);
+  const float* mean = args.ptr<float>(3);
+  const float* rstd = args.ptr<float>(4);
+  float* dx = args.ptr<float>(5);
+  float* dweight = args.ptr<float>(6);
+  float* dbias = args.ptr<float>(7);
+  const int64_t rows = args.i64(8), n = args.i64(9);
+  const int64_t chunks = (rows + kNormRows - 1) / kNormRows;
+  float* partial = static_cast<float*>(pool.shared(2 * chunks * n * int64_t(sizeof(float))));
+  pool.parallelFor(chunks, 1, [=](int64_t begin, int64_t end, int) {
+    for (int64_t chunk = begin; chunk < end; chunk++) {
+      float* dw = partial + 2 * chunk * n;
+      float* db = dw + n;
+      memset(dw, 0, 2 * size_t(n) * sizeof(float));
+      const int64_t last = (chunk + 1) * kNormRows < rows ? (chunk + 1) * kNormRows : rows;
+      for (int64_t r = chunk * kNormRows; r < last; r++) {
+        const float* g = dy + r * n;
+        const float* in = x + r * n;
+        float* out = dx + r * n;
+        const vf middle = vset(mean[r]), scale = vset(rstd[r]);
+        vf total = vset(0), dot = vset(0);
+        vf *totalAt = &total, *dotAt = &dot;
+        overVectors(n, [=](int64_t i, int64_t c) {
+          const vf gv = loadPart(g + i, c), h = gv * loadPart(weight + i, c);
+          const vf z = (loadPart(in + i, c) - middle) * scale;
+          *totalAt += h;
+          *dotAt += h * z;
+          storePart(dw + i, loadPart(dw + i, c) + gv * z, c);
+          storePart(db + i, loadPart(db + i, c) + gv, c);
+        });
+        const vf common = vset(vhsum(total) / float(n)), along = vset(vhsum(dot) / float(n));
+        overVectors(n, [=](int64_t i, int64_t c) {
+          const vf z = (loadPart(in + i, c) - middle) * scale;
+          storePart(out + i, scale * (loadPart(g + i, c) * loadPart(weight + i, c) - common - z * along), c);
+        });
+      }
+    }
+  });
+  pool.parallelFor(n, 64, [=](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) dweight[i] = dbias[i] = 0;
+    for (int64_t chunk = 0; chunk < chunks; chunk++) {
+      const float* part = partial + 2 * chunk * n;
+      for (int64_t i = begin; i < end; i++) {
+        dweight[i] += part[i];
+        dbias[i] += part[n + i];
+      }
+    }
+  });
+}
+
 // ---- rope ----
 
 // Rotates the pairs (i, i + R/2) of the first R dimensions by the angle of the position; copies the rest.
@@ -302,6 +396,8 @@ static void register_lm(Registry& r) {
   r.add("softmaxCrossEntropyGrad", lm::softmaxCrossEntropyGrad);
   r.add("rmsNorm", lm::rmsNorm);
   r.add("rmsNormGrad", lm::rmsNormGrad);
+  r.add("layerNorm", lm::layerNorm);
+  r.add("layerNormGrad", lm::layerNormGrad);
   r.add("rope", lm::rope);
   r.add("swiglu", lm::swiglu);
   r.add("swigluGrad", lm::swigluGrad);

@@ -83,6 +83,8 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   logSoftmax: CHAINED,
   rmsNorm: SUMMED,
   rmsNormGrad: SUMMED,
+  layerNorm: SUMMED,
+  layerNormGrad: SUMMED,
   rope: ROUNDED,
   swiglu: ROUNDED,
   swigluGrad: CHAINED,
@@ -213,6 +215,7 @@ const SPECIALS: readonly OpName[] = [
 /** Kernels that compute with rows: a NaN must come out wherever the loops let it. */
 const NAN_SPREADS: readonly OpName[] = [
   ...(["sin", "cos", "matmul", "linear", "softmax", "logSoftmax", "rmsNorm", "rmsNormGrad", "rope"] as const),
+  ...(["layerNorm", "layerNormGrad"] as const),
   ...(["swiglu", "swigluGrad", "softmaxCrossEntropy", "softmaxCrossEntropyGrad", "sparseDecode"] as const),
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
   ...(["linearKronTopK", "kronScores", "kronSpread"] as const),

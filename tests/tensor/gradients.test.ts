@@ -50,6 +50,7 @@ const WITHOUT: Partial<Record<OpName, string>> = {
   projectRows: IN_PLACE,
   scale: IN_PLACE,
   rmsNormGrad: SECOND,
+  layerNormGrad: SECOND,
   swigluGrad: SECOND,
   softmaxCrossEntropyGrad: SECOND,
   attentionGrad: SECOND,

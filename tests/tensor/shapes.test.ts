@@ -66,6 +66,7 @@ const FREE: Partial<Record<OpName, (c: Case) => readonly Freedom[]>> = {
   matmul: ({ inputs: [a, b] }) => [leading(a.shape, b.shape.length === 2 ? 0 : 1), [b.shape.length - 1]],
   linear: ({ inputs: [x, , bias] }) => [leading(x.shape), bias ? [] : [0]],
   rmsNorm: ({ inputs: [x] }) => [leading(x.shape)],
+  layerNorm: ({ inputs: [x] }) => [leading(x.shape)],
   rope: () => [[2, 3]],
   softmaxCrossEntropy: () => [[1]],
   softmaxCrossEntropyGrad: () => [[], [1]],

@@ -85,6 +85,10 @@ const table = {
     inputs: [normal(401, 387), normal(401, 387), normal(387), positive(401)],
     attrs: { offset: 1 },
   },
+  layerNorm: { inputs: [normal(401, 387), normal(387), normal(387)], attrs: { eps: 1e-5 } },
+  layerNormGrad: {
+    inputs: [normal(401, 387), normal(401, 387), normal(387), normal(401), positive(401)],
+  },
   rope: {
     inputs: [normal(2, 130, 6, 36), normal(200, 18), normal(200, 18), index(200, 2, 130)],
     attrs: { inverse: false },

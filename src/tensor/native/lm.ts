@@ -1,5 +1,5 @@
 /**
- * Bindings of native/src/lm.inl: softmax, cross-entropy, rmsNorm, rope and swiglu, with their gradients.
+ * Bindings of native/src/lm.inl: softmax, cross-entropy, rmsNorm, layerNorm, rope and swiglu, with their gradients.
  * Inputs are contiguous f32 (indices i32); outputs are fresh.
  */
 import { type KernelTensor, sizeOf } from "../types.ts";
@@ -25,6 +25,8 @@ export function lmKernels(addon: Addon, pool: number, isa?: string) {
   const softmaxCrossEntropyGrad = call("softmaxCrossEntropyGrad");
   const rmsNorm = call("rmsNorm");
   const rmsNormGrad = call("rmsNormGrad");
+  const layerNorm = call("layerNorm");
+  const layerNormGrad = call("layerNormGrad");
   const rope = call("rope");
   const swiglu = call("swiglu");
   const swigluGrad = call("swigluGrad");
@@ -48,6 +50,12 @@ export function lmKernels(addon: Addon, pool: number, isa?: string) {
     /** dy, x, weight, rstd -> dx, dweight. */
     rmsNormGrad: (inputs: Tensors, outputs: Tensors, attrs: { offset: number }) =>
       rmsNormGrad(...addresses(inputs, outputs), ...rowsOf(inputs[1]), attrs.offset),
+    /** x [..., D], weight [D], bias [D] or none -> y, mean [...], rstd [...]. */
+    layerNorm: ([x, weight, bias]: Tensors, outputs: Tensors, attrs: { eps: number }) =>
+      layerNorm(...[x, weight, bias, ...outputs].map(addressOf), ...rowsOf(x), attrs.eps),
+    /** dy, x, weight, mean, rstd -> dx, dweight, dbias. */
+    layerNormGrad: (inputs: Tensors, outputs: Tensors) =>
+      layerNormGrad(...addresses(inputs, outputs), ...rowsOf(inputs[1])),
     /** x [B, T, H, D], cos [P, R/2], sin [P, R/2], positions [B, T] -> y. */
     rope: (inputs: Tensors, outputs: Tensors, attrs: { inverse: boolean }) => {
       const [B, T, H, D] = inputs[0].shape;

@@ -58,6 +58,8 @@ export const ops = {
   logSoftmax: lm.logSoftmaxOp,
   rmsNorm: lm.rmsNormOp,
   rmsNormGrad: lm.rmsNormGradOp,
+  layerNorm: lm.layerNormOp,
+  layerNormGrad: lm.layerNormGradOp,
   rope: lm.ropeOp,
   swiglu: lm.swigluOp,
   swigluGrad: lm.swigluGradOp,

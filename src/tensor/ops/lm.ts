@@ -1,5 +1,5 @@
 /**
- * Fused single passes of a transformer: softmax, RMSNorm, rotary positions, SwiGLU, cross-entropy.
+ * Fused single passes of a transformer: softmax, RMSNorm, LayerNorm, rotary positions, SwiGLU, cross-entropy.
  */
 import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
@@ -189,6 +189,112 @@ export const rmsNormGradOp = fused<{ offset: number }>({
     {
       inputs: [{ shape: [0, 8] }, { shape: [0, 8] }, { shape: [8] }, { shape: [0] }],
       attrs: { offset: 0 },
+      note: "empty",
+    },
+  ],
+});
+
+/** y = (x - mean) · rstd · weight + bias, rstd = (variance + eps)^(-1/2), bias or none; also gives mean and rstd [...]. */
+export const layerNormOp = fused<{ eps: number }>({
+  name: "layerNorm",
+  saved: [1, 2],
+  infer: ([x, w, bias]) => {
+    const n = lastAxis("layerNorm", x);
+    requireShape("layerNorm", "weight", w, [n]);
+    if (bias) requireShape("layerNorm", "bias", bias, [n]);
+    const rows = f32(x.shape.slice(0, -1));
+    return [f32(x.shape), rows, rows];
+  },
+  ref: ([x, w, bias], [y, mean, rstd], { eps }) =>
+    eachRow(x, (row, at) => {
+      let total = 0;
+      for (const v of row) total += v;
+      const m = total / row.length;
+      let squares = 0;
+      for (const v of row) squares += (v - m) ** 2;
+      const r = 1 / Math.sqrt(squares / row.length + eps);
+      mean.data[at / row.length] = m;
+      rstd.data[at / row.length] = r;
+      row.forEach((v, i) => {
+        y.data[at + i] = (v - m) * r * w.data[i] + (bias ? bias.data[i] : 0);
+      });
+    }),
+  vjp: ({ inputs: [x, w, bias], outputs: [, m, rstd], grads: [g] }) =>
+    g ? dispatch(layerNormGradOp, [g, x, w, m, rstd], {}).slice(0, bias ? 3 : 2) : [],
+  decompose: ([x, w, bias], { eps }) => {
+    const m = mean(x, { axes: [-1], keepDims: true });
+    const centred = sub(x, m);
+    const rstd = rsqrt(add(mean(square(centred), { axes: [-1], keepDims: true }), eps));
+    const y = mul(mul(centred, rstd), w);
+    const rows = x.shape.slice(0, -1);
+    return [bias ? add(y, bias) : y, reshape(m, rows), reshape(rstd, rows)];
+  },
+  cases: [
+    { inputs: [{ shape: [3, 8] }, { shape: [8] }, { shape: [8] }], attrs: { eps: 1e-5 } },
+    { inputs: [{ shape: [2, 3, 33] }, { shape: [33] }, { shape: [33] }], attrs: { eps: 1e-3 } },
+    { inputs: [{ shape: [4, 9] }, { shape: [9] }], attrs: { eps: 1e-5 }, note: "no bias" },
+    { inputs: [{ shape: [0, 8] }, { shape: [8] }, { shape: [8] }], attrs: { eps: 1e-5 }, note: "empty" },
+  ],
+});
+
+/** With z = (x - mean) rstd and h = g w: dx = rstd (h - mean(h) - z mean(h z)); dw = Σ g z; dbias = Σ g. */
+export const layerNormGradOp = fused<None>({
+  name: "layerNormGrad",
+  infer: ([g, x, w, m, rstd]) => {
+    sameShape("layerNormGrad", [x, g]);
+    requireShape("layerNormGrad", "weight", w, [lastAxis("layerNormGrad", x)]);
+    requireShape("layerNormGrad", "mean", m, x.shape.slice(0, -1));
+    requireShape("layerNormGrad", "rstd", rstd, x.shape.slice(0, -1));
+    return [f32(x.shape), f32(w.shape), f32(w.shape)];
+  },
+  ref: ([g, x, w, m, rstd], [dx, dw, db]) => {
+    dw.data.fill(0);
+    db.data.fill(0);
+    eachRow(x, (row, at) => {
+      const n = row.length;
+      const [mu, r] = [m.data[at / n], rstd.data[at / n]];
+      let total = 0;
+      let dot = 0;
+      row.forEach((v, i) => {
+        const [own, z] = [g.data[at + i], (v - mu) * r];
+        total += own * w.data[i];
+        dot += own * w.data[i] * z;
+        dw.data[i] += own * z;
+        db.data[i] += own;
+      });
+      row.forEach((v, i) => {
+        dx.data[at + i] = r * (g.data[at + i] * w.data[i] - total / n - ((v - mu) * r * dot) / n);
+      });
+    });
+  },
+  decompose: ([g, x, w, m, rstd]) => {
+    const column = (t: Tensor) => reshape(t, [...t.shape, 1]);
+    const average = (t: Tensor) => mean(t, { axes: [-1], keepDims: true });
+    const r = column(rstd);
+    const z = mul(sub(x, column(m)), r);
+    const h = mul(g, w);
+    const dx = mul(r, sub(sub(h, average(h)), mul(z, average(mul(h, z)))));
+    const axes = x.shape.slice(0, -1).map((_, i) => i);
+    return [dx, sum(mul(g, z), { axes }), sum(g, { axes })];
+  },
+  cases: [
+    {
+      inputs: [
+        ...[{ shape: [3, 8] }, { shape: [3, 8] }, { shape: [8] }, { shape: [3] }],
+        { shape: [3], kind: "positive" },
+      ],
+      attrs: {},
+    },
+    {
+      inputs: [
+        ...[{ shape: [2, 3, 33] }, { shape: [2, 3, 33] }, { shape: [33] }, { shape: [2, 3] }],
+        { shape: [2, 3], kind: "positive" },
+      ],
+      attrs: {},
+    },
+    {
+      inputs: [{ shape: [0, 8] }, { shape: [0, 8] }, { shape: [8] }, { shape: [0] }, { shape: [0] }],
+      attrs: {},
       note: "empty",
     },
   ],
@@ -440,6 +546,17 @@ export function rmsNorm(
   { eps = 1e-5, offset = 0 }: Partial<RmsNormAttrs> = {},
 ): Tensor {
   return x.device.scope(() => dispatch(rmsNormOp, [x, weight], { eps, offset })[0]);
+}
+
+/** x [..., D] with its mean taken off, scaled to unit deviation, times `weight` [D], plus `bias` [D]. */
+export function layerNorm(
+  x: Tensor,
+  weight: Tensor,
+  bias?: Tensor,
+  { eps = 1e-5 }: { eps?: number } = {},
+): Tensor {
+  const inputs = bias ? [x, weight, bias] : [x, weight];
+  return x.device.scope(() => dispatch(layerNormOp, inputs, { eps })[0]);
 }
 
 /** Rotary positions on x [B, T, H, Dh]; tables cos and sin [P, R/2], positions i32 [B, T]. */
