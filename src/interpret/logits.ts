@@ -1,6 +1,7 @@
 /**
  * What a feature writes: the effect of its decoder row on the logits, and the features that write nearly the same.
- * The direct path only (the "logit lens"): row · final norm's gain · unembedding, centred over the vocabulary.
+ * The direct path only (the "logit lens"): row, less its mean where the final norm takes that off, · final norm's gain ·
+ * unembedding, centred over the vocabulary.
  */
 import type { Transformer } from "../models/index.ts";
 import type { Sae } from "../sae/index.ts";
@@ -51,11 +52,9 @@ export async function logitEffects(
     );
   }
   const k = Math.min(count, among?.length ?? spec.vocabSize);
-  const { offset } = spec.norm;
   const [up, down] = device.scope(() => {
     const rows = unitRows(gatherRows(sae.params.wDec, device.tensor(features, [features.length], "i32")));
-    const gain = offset ? sub(params.lnFinal, -offset) : params.lnFinal;
-    const raw = linear(mul(rows, gain), params.head); // [n, V]
+    const raw = linear(throughFinalNorm(model, rows), params.head); // [n, V]
     const centred = sub(raw, mean(raw, { axes: [1], keepDims: true }));
     const effects = among ? columns(centred, among) : centred;
     return [topk(effects, { k }), topk(neg(effects), { k })];
@@ -70,6 +69,12 @@ export async function logitEffects(
   const promoted = await read(up, 1);
   const suppressed = await read(down, -1);
   return features.map((_, n) => ({ promoted: promoted[n], suppressed: suppressed[n] }));
+}
+
+/** Directions [n, d] as the unembedding reads them, up to the length of the stream that they are part of. */
+function throughFinalNorm({ spec: { norm }, params: { lnFinal } }: Transformer, rows: Tensor): Tensor {
+  if (norm.kind === "layer") return mul(sub(rows, mean(rows, { axes: [1], keepDims: true })), lnFinal);
+  return mul(rows, norm.offset ? sub(lnFinal, -norm.offset) : lnFinal);
 }
 
 /** Columns of x [n, V] by number, [n, chosen]. */

@@ -15,9 +15,10 @@ import {
 } from "../formats/index.ts";
 import { type Device, type DType, sizeOf, type Tensor } from "../tensor/index.ts";
 import { inputError, type Rng, writeJson } from "../util/index.ts";
-import { type Family, familyOf } from "./families/index.ts";
+import { type Family, familyOf, llamaConfig, llamaNames } from "./families/index.ts";
 import { assembleParams, type ParamSlot, paramSlots } from "./params.ts";
 import { checkSpec, type ModelSpec } from "./spec.ts";
+import { fromStored } from "./stored.ts";
 import { Transformer } from "./transformer.ts";
 
 type StoredFloat = Exclude<DType, "i32">;
@@ -27,17 +28,20 @@ export interface LoadOptions {
   readonly dtype?: StoredFloat;
 }
 
-/** A transformer of the llama family with fresh parameters: normal with deviation `std`, residual outputs scaled down. */
+/**
+ * A transformer with fresh parameters, named as Llama's: matrices normal with deviation `std`, residual outputs scaled down;
+ * gains begin at 1 and biases at 0.
+ */
 export function createTransformer(
   device: Device,
   spec: ModelSpec,
   { rng, std = 0.02 }: { rng: Rng; std?: number },
 ): Transformer {
   checkSpec(spec);
-  const slots = paramSlots(spec, familyOf({ model_type: "llama" }).names);
+  const slots = paramSlots(spec, llamaNames);
   const tensors = slots.map((slot) => {
     const data = new Float32Array(sizeOf(slot.shape));
-    if (!slot.matrix) data.fill(1);
+    if (!slot.matrix) data.fill(slot.start);
     else rng.fork(slot.name).fillNormal(data, 0, std * residualScale(spec, slot));
     return device.tensor(data, slot.shape).keep();
   });
@@ -74,9 +78,12 @@ export async function loadTransformer(
     const family = familyOf(config);
     const spec = family.spec(config);
     const slots = paramSlots(spec, family.names);
-    checkTensors(folder, weights, slots, family);
-    for (const { name, matrix } of slots) {
-      tensors.push(upload(device, await weights.read(name), matrix ? dtype : "f32").keep());
+    const inFile = fileNames(weights, family);
+    checkTensors(folder, weights, { slots, family, inFile });
+    const read = lastRead(weights);
+    for (const slot of slots) {
+      const array = await read(inFile(sourceOf(slot).name));
+      tensors.push(upload(device, slot, array, slot.matrix ? dtype : "f32").keep());
     }
     return assemble(device, spec, slots, tensors);
   } catch (error) {
@@ -87,37 +94,60 @@ export async function loadTransformer(
   }
 }
 
-/** Tensors that change nothing: a tied head that was stored all the same, and old rotary buffers. */
-const IGNORED = /(rotary_emb\.inv_freq|attn\.masked_bias)$/;
+/** The tensor of the file that a parameter comes from. */
+const sourceOf = (slot: ParamSlot): { name: string; shape: readonly number[] } => slot.stored ?? slot;
 
-/** Before anything is read: every parameter is there in its shape, and nothing else. */
+/** Name of a tensor in this checkpoint: one of the bare model leaves out the family's prefix. */
+function fileNames(weights: TensorSource, { prefix }: Family): (name: string) => string {
+  const bare = !weights.names().some((name) => name.startsWith(prefix));
+  return (name) => (bare && name.startsWith(prefix) ? name.slice(prefix.length) : name);
+}
+
+/** Reads tensors and keeps the last one, out of which the next parameter may come too. */
+function lastRead(weights: TensorSource): (name: string) => Promise<NamedArray> {
+  let last: { name: string; array: NamedArray } | undefined;
+  return async (name) => {
+    if (last?.name !== name) last = { name, array: await weights.read(name) };
+    return last.array;
+  };
+}
+
+/** Before anything is read: every parameter is there in its shape, and nothing else but a tied head stored all the same. */
 function checkTensors(
   folder: string,
   weights: TensorSource,
-  slots: readonly ParamSlot[],
-  family: Family,
+  options: { slots: readonly ParamSlot[]; family: Family; inFile: (name: string) => string },
 ): void {
-  const known = new Set([...slots.map((s) => s.name), family.names.head]);
-  const surplus = weights.names().filter((n) => !known.has(n) && !IGNORED.test(n));
+  const { slots, family, inFile } = options;
+  const known = new Set([...slots.map((s) => sourceOf(s).name), family.names.head].map(inFile));
+  const isBuffer = (name: string) =>
+    family.buffers.test(name.startsWith(family.prefix) ? name.slice(family.prefix.length) : name);
+  const surplus = weights.names().filter((n) => !known.has(n) && !isBuffer(n));
   if (surplus.length) {
     throw inputError(
       `${folder}: the checkpoint holds ${surplus.slice(0, 3).join(", ")}, which this model has no place for`,
     );
   }
   for (const slot of slots) {
-    if (!weights.has(slot.name)) throw inputError(`${folder}: the checkpoint has no tensor ${slot.name}`);
-    const { shape } = weights.info(slot.name);
-    if (shape.length !== slot.shape.length || shape.some((d, i) => d !== slot.shape[i]))
-      throw inputError(`${folder}: ${slot.name} is [${shape}], expected [${slot.shape}]`);
+    const source = sourceOf(slot);
+    const name = inFile(source.name);
+    if (!weights.has(name)) throw inputError(`${folder}: the checkpoint has no tensor ${name}`);
+    const { shape } = weights.info(name);
+    if (shape.length !== source.shape.length || shape.some((d, i) => d !== source.shape[i]))
+      throw inputError(`${folder}: ${name} is [${shape}], expected [${source.shape}]`);
   }
 }
 
-function upload(device: Device, array: NamedArray, dtype: StoredFloat): Tensor {
+/** A parameter out of the tensor that holds it. Bits in the wanted type are taken as they are. */
+function upload(device: Device, slot: ParamSlot, array: NamedArray, dtype: StoredFloat): Tensor {
+  const { stored, shape } = slot;
+  const take = <T extends Float32Array | Uint16Array>(data: T): T =>
+    stored ? fromStored({ shape, stored }, data) : data;
   if (array.dtype === dtype) {
     const bits = typedView(array as NamedArray & { dtype: StoredFloat });
-    return device.tensor(bits as Float32Array | Uint16Array, array.shape, dtype);
+    return device.tensor(take(bits as Float32Array | Uint16Array), shape, dtype);
   }
-  return device.tensor(toFloat32(array), array.shape, dtype);
+  return device.tensor(take(toFloat32(array)), shape, dtype);
 }
 
 export interface SaveOptions {
@@ -138,7 +168,7 @@ export async function saveTransformer(
   folder: string,
   { dtype = "f32", extra = {}, generation = {} }: SaveOptions = {},
 ): Promise<void> {
-  const described = familyOf({ model_type: "llama" }).config(model.spec);
+  const described = llamaConfig(model.spec);
   await mkdir(folder, { recursive: true });
   const arrays: Record<string, NamedArray> = {};
   for (const { name, tensor } of model.slots) {

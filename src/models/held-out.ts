@@ -4,18 +4,16 @@
 import { reshape, softmaxCrossEntropy, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
 import { throwIfAborted } from "../util/index.ts";
+import { forwardPacked } from "./packed.ts";
 import type { Transformer } from "./transformer.ts";
 
 /** Cross-entropy of every position [B·T]; 0 where there is no target. */
 export function crossEntropies(model: Transformer, batch: PackedBatch, context: number): Tensor {
-  const rows = batch.tokens.length / context;
-  const { device } = model;
-  const tokens = device.tensor(batch.tokens, [rows, context], "i32");
-  const segments = batch.segments && device.tensor(batch.segments, [rows, context], "i32");
-  const { logits } = model.forward(tokens, { segments });
+  const { logits } = forwardPacked(model, batch, context);
   if (!logits) throw new Error("crossEntropies: no logits");
-  const targets = device.tensor(batch.targets, [rows * context], "i32");
-  return softmaxCrossEntropy(reshape(logits, [rows * context, -1]), targets);
+  const n = batch.tokens.length;
+  const targets = model.device.tensor(batch.targets, [n], "i32");
+  return softmaxCrossEntropy(reshape(logits, [n, -1]), targets);
 }
 
 export interface HeldOutOptions {

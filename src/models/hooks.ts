@@ -1,8 +1,8 @@
 /**
  * Hook points: places in the forward pass that can be captured, replaced or edited. Names are TransformerLens's;
  * module names of Hugging Face are accepted where a user types one. Values are those of the raw checkpoint: no weight is
- * folded, and `hook_normalized` is x / rms · (offset + gain), as the next matrix reads it. That of TransformerLens's RMSNorm
- * is x / rms, before the gain: multiply it by the gain to compare.
+ * folded, and `hook_normalized` is what the next matrix reads, with gain and bias. That of TransformerLens's norms comes
+ * before both: multiply it by the gain and add the bias to compare.
  */
 import type { Tensor } from "../tensor/index.ts";
 import { didYouMean, inputError, usageError } from "../util/index.ts";
@@ -12,16 +12,18 @@ import type { ModelSpec } from "./spec.ts";
 const BLOCK_POINTS = [
   "hook_resid_pre", // [B, T, d] before the block
   "ln1.hook_normalized", // [B, T, d] what attention reads, with the gain
-  "attn.hook_q", // [B, T, H, Dh] before the rotation
-  "attn.hook_k", // [B, T, G, Dh] before the rotation
+  "attn.hook_q", // [B, T, H, Dh] before its norm and the rotation
+  "attn.hook_k", // [B, T, G, Dh] before its norm and the rotation
   "attn.hook_v", // [B, T, G, Dh]
   "attn.hook_pattern", // [B, H, T, S] softmax weights
   "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
+  "attn.hook_out", // [B, T, d] before the norm behind it; only where there is one
   "hook_attn_out", // [B, T, d] what attention adds to the stream
-  "hook_resid_mid", // [B, T, d]
-  "hook_mlp_in", // [B, T, d] the same, as the MLP's branch takes it: an edit leaves the stream alone
+  "hook_resid_mid", // [B, T, d] between attention and MLP; not where both read the same stream
+  "hook_mlp_in", // [B, T, d] the stream as the MLP's branch takes it: an edit leaves the stream alone
   "ln2.hook_normalized", // [B, T, d] what the MLP reads, with the gain
   "mlp.hook_post", // [B, T, dMlp] what the last matrix of the MLP reads
+  "mlp.hook_out", // [B, T, d] before the norm behind it; only where there is one
   "hook_mlp_out", // [B, T, d] what the MLP adds to the stream
   "hook_resid_post", // [B, T, d] after the block
 ] as const;
@@ -33,31 +35,68 @@ const POSITION_AXIS: Readonly<Record<string, number>> = {
   "attn.hook_pattern": 2,
 } satisfies Partial<Record<BlockPoint, number>>;
 
+/** Points of each block that only some models have. */
+const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec) => boolean>>> = {
+  "attn.hook_out": (spec) => spec.normPlacement === "around",
+  "mlp.hook_out": (spec) => spec.normPlacement === "around",
+  hook_resid_mid: (spec) => !spec.parallelResidual,
+};
+
 /** All points of a model in the order in which the forward pass reaches them. */
 export function hookPoints(spec: ModelSpec): string[] {
-  const blocks = Array.from({ length: spec.nLayers }, (_, l) => BLOCK_POINTS.map((p) => `blocks.${l}.${p}`));
-  return ["hook_embed", ...blocks.flat(), "ln_final.hook_normalized"];
+  const own = BLOCK_POINTS.filter((p) => SOMETIMES[p]?.(spec) ?? true);
+  const blocks = Array.from({ length: spec.nLayers }, (_, l) => own.map((p) => `blocks.${l}.${p}`));
+  const positions = spec.positions.kind === "learned" ? ["hook_pos_embed"] : [];
+  return ["hook_embed", ...positions, ...blocks.flat(), "ln_final.hook_normalized"];
 }
 
-/** Module names of Hugging Face whose output is a hook point. */
-const MODULES: readonly [RegExp, (layer: string) => string][] = [
-  [/^(?:model\.)?embed_tokens$/, () => "hook_embed"],
-  [/^(?:model\.)?layers\.(\d+)$/, (l) => `blocks.${l}.hook_resid_post`],
-  [/^(?:model\.)?layers\.(\d+)\.self_attn$/, (l) => `blocks.${l}.hook_attn_out`],
-  [/^(?:model\.)?layers\.(\d+)\.mlp$/, (l) => `blocks.${l}.hook_mlp_out`],
-  [/^(?:model\.)?layers\.(\d+)\.input_layernorm$/, (l) => `blocks.${l}.ln1.hook_normalized`],
-  [/^(?:model\.)?layers\.(\d+)\.post_attention_layernorm$/, (l) => `blocks.${l}.ln2.hook_normalized`],
-  [/^(?:model\.)?norm$/, () => "ln_final.hook_normalized"],
-];
+/** Module names of Hugging Face whose output is a hook point, behind the name of the model (`model.`, `transformer.` …). */
+const MODULES: Readonly<Record<string, string>> = {
+  embed_tokens: "hook_embed",
+  embed_in: "hook_embed",
+  wte: "hook_embed",
+  wpe: "hook_pos_embed",
+  norm: "ln_final.hook_normalized",
+  final_layer_norm: "ln_final.hook_normalized",
+  ln_f: "ln_final.hook_normalized",
+};
+
+/** The same within a layer. The first point that the model has holds. */
+const LAYER_MODULES: Readonly<Record<string, readonly BlockPoint[]>> = {
+  "": ["hook_resid_post"],
+  input_layernorm: ["ln1.hook_normalized"],
+  ln_1: ["ln1.hook_normalized"],
+  self_attn: ["attn.hook_out", "hook_attn_out"],
+  attention: ["attn.hook_out", "hook_attn_out"],
+  attn: ["attn.hook_out", "hook_attn_out"],
+  ln_2: ["ln2.hook_normalized"],
+  mlp: ["mlp.hook_out", "hook_mlp_out"],
+};
+
+/** `post_attention_layernorm` stands behind attention where norms stand around, and else before the MLP. */
+const AROUND_MODULES: Readonly<Record<string, readonly BlockPoint[]>> = {
+  post_attention_layernorm: ["hook_attn_out"],
+  pre_feedforward_layernorm: ["ln2.hook_normalized"],
+  post_feedforward_layernorm: ["hook_mlp_out"],
+};
+const BEFORE_MODULES: typeof AROUND_MODULES = { post_attention_layernorm: ["ln2.hook_normalized"] };
+
+/** The point that a module's output is, if it is one. */
+function pointOfModule(spec: ModelSpec, points: readonly string[], name: string): string | undefined {
+  const bare = name.replace(/^(model|transformer|gpt_neox)\./, "");
+  const layer = /^(?:layers|h)\.(\d+)(?:\.(\w+))?$/.exec(bare);
+  const norms = spec.normPlacement === "around" ? AROUND_MODULES : BEFORE_MODULES;
+  const own = layer && { ...LAYER_MODULES, ...norms }[layer[2] ?? ""];
+  const candidates = layer ? own?.map((p) => `blocks.${layer[1]}.${p}`) : [MODULES[bare]];
+  return candidates?.find((p) => points.includes(p));
+}
 
 /** The canonical name of a point, or an error with the nearest names. */
 export function resolveHook(spec: ModelSpec, name: string): string {
   const points = hookPoints(spec);
   if (points.includes(name)) return name;
-  for (const [pattern, to] of MODULES) {
-    const match = pattern.exec(name);
-    if (match && points.includes(to(match[1]))) return to(match[1]);
-  }
+  const module = pointOfModule(spec, points, name);
+  if (module) return module;
   throw usageError(
     `hook ${JSON.stringify(name)} does not exist in a model of ${spec.nLayers} layers (0 to ${spec.nLayers - 1})${didYouMean(name, points)}`,
   );

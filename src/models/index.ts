@@ -27,8 +27,19 @@ export {
   hookWidth,
   resolveHook,
 } from "./hooks.ts";
+export { forwardPacked } from "./packed.ts";
+export { parameterCount } from "./params.ts";
 export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
-export { checkSpec, type ModelSpec, parameterCount, type RopeSpec } from "./spec.ts";
+export {
+  checkSpec,
+  type LayerNormSpec,
+  type LearnedPositions,
+  type MlpSpec,
+  type ModelSpec,
+  type RmsNormSpec,
+  type RopeFrequencies,
+  type RopeSpec,
+} from "./spec.ts";
 export { TextStream } from "./text-stream.ts";
 export {
   LM_TRAIN_DEFAULTS,

@@ -1,78 +1,210 @@
 /**
- * A model's parameters by role. Matrices are [out, in], as checkpoints of Hugging Face store them.
+ * A model's parameters by role. Matrices are [out, in]; a checkpoint that has them otherwise says so in its names.
  */
-import type { Tensor } from "../tensor/index.ts";
+import { sizeOf, type Tensor } from "../tensor/index.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface BlockParams {
   readonly ln1: Tensor; // [d]
+  readonly ln1Bias?: Tensor;
   readonly wQ: Tensor; // [H·Dh, d]
   readonly wK: Tensor; // [G·Dh, d]
   readonly wV: Tensor; // [G·Dh, d]
   readonly bQ?: Tensor;
   readonly bK?: Tensor;
   readonly bV?: Tensor;
+  readonly qNorm?: Tensor; // [Dh]
+  readonly kNorm?: Tensor; // [Dh]
   readonly wO: Tensor; // [d, H·Dh]
+  readonly bO?: Tensor;
+  readonly ln1Post?: Tensor; // [d], on what attention adds
+  readonly ln1PostBias?: Tensor;
   readonly ln2: Tensor; // [d]
-  readonly wGate: Tensor; // [dMlp, d]
+  readonly ln2Bias?: Tensor;
+  readonly wGate?: Tensor; // [dMlp, d]
+  readonly bGate?: Tensor;
   readonly wUp: Tensor; // [dMlp, d]
+  readonly bUp?: Tensor;
   readonly wDown: Tensor; // [d, dMlp]
+  readonly bDown?: Tensor;
+  readonly ln2Post?: Tensor; // [d], on what the MLP adds
+  readonly ln2PostBias?: Tensor;
 }
 
-export interface ModelParams {
+interface TopParams {
   readonly embed: Tensor; // [V, d]
-  readonly blocks: readonly BlockParams[];
+  /** Learned positions [context, d]. */
+  readonly posEmbed?: Tensor;
   readonly lnFinal: Tensor; // [d]
+  readonly lnFinalBias?: Tensor;
   /** [V, d]; the same tensor as `embed` when tied. */
   readonly head: Tensor;
 }
 
-export type BlockRole = keyof BlockParams;
+export interface ModelParams extends TopParams {
+  readonly blocks: readonly BlockParams[];
+}
 
-/** One parameter: where it belongs, its name in the checkpoint and its shape. */
+export type BlockRole = keyof BlockParams;
+export type TopRole = keyof TopParams;
+
+/** Where a parameter lies in a checkpoint that does not have it as a tensor of its own, [out, in]. */
+export interface StoredAs {
+  readonly name: string;
+  /** The tensor is [in, out]. */
+  readonly transposed?: boolean;
+  /** The tensor's outputs are [groups, of, n] and this is number `index` of each group: a group a head, or one in all. */
+  readonly part?: { readonly index: number; readonly of: number; readonly perHead: boolean };
+}
+
+/** One parameter: where it belongs, its name and its shape. */
 export interface ParamSlot {
-  readonly role: "embed" | "lnFinal" | "head" | { readonly layer: number; readonly role: BlockRole };
+  readonly role: TopRole | { readonly layer: number; readonly role: BlockRole };
+  /** Its name in the checkpoint; of a part, that of the whole and the role. Unique. */
   readonly name: string;
   readonly shape: readonly number[];
   /** A matrix that meets every token: decayed in training, and stored in 16 bits where asked. */
   readonly matrix: boolean;
+  /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. */
+  readonly start: number;
+  /** Where the file has it otherwise. */
+  readonly stored?: Stored;
 }
 
-/** Names of a family's parameters. */
+/** Layout of the tensor that a parameter is read from. */
+export interface Stored {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly transposed: boolean;
+  /** Outputs are [groups, parts, n]; this is `part` of each group. */
+  readonly groups: number;
+  readonly parts: number;
+  readonly part: number;
+}
+
+/** Names of a family's parameters; those that its models do not have may be missing. */
 export interface ParamNames {
   readonly embed: string;
+  readonly posEmbed?: string;
   readonly lnFinal: string;
+  readonly lnFinalBias?: string;
   readonly head: string;
-  readonly block: (layer: number) => Record<BlockRole, string>;
+  readonly block: (layer: number) => Readonly<Partial<Record<BlockRole, string | StoredAs>>>;
+}
+
+type Shapes<Role extends string> = readonly (readonly [Role, readonly number[]])[];
+
+/** Gain, and bias where the norm has one. */
+function normShapes<R extends "ln1" | "ln1Post" | "ln2" | "ln2Post" | "lnFinal">(
+  { norm, dModel }: ModelSpec,
+  role: R,
+): Shapes<R | `${R}Bias`> {
+  return norm.kind === "layer"
+    ? [
+        [role, [dModel]],
+        [`${role}Bias`, [dModel]],
+      ]
+    : [[role, [dModel]]];
+}
+
+/** Parameters of one block, in the order of the forward pass. */
+function blockShapes(spec: ModelSpec): Shapes<BlockRole> {
+  const { dModel: d, dMlp, headDim } = spec;
+  const q = spec.nHeads * headDim;
+  const kv = spec.nKvHeads * headDim;
+  const around = spec.normPlacement === "around";
+  const list = <R extends BlockRole>(wanted: boolean | undefined, shapes: Shapes<R>) =>
+    wanted ? shapes : [];
+  return [
+    ...normShapes(spec, "ln1"),
+    ["wQ", [q, d]],
+    ["wK", [kv, d]],
+    ["wV", [kv, d]],
+    ...list(spec.qkvBias, [
+      ["bQ", [q]],
+      ["bK", [kv]],
+      ["bV", [kv]],
+    ]),
+    ...list(spec.qkNorm, [
+      ["qNorm", [headDim]],
+      ["kNorm", [headDim]],
+    ]),
+    ["wO", [d, q]],
+    ...list(spec.outBias, [["bO", [d]]]),
+    ...list(around, normShapes(spec, "ln1Post")),
+    ...normShapes(spec, "ln2"),
+    ...list(spec.mlp.kind === "gated", [["wGate", [dMlp, d]]]),
+    ...list(spec.mlp.kind === "gated" && spec.mlpBias, [["bGate", [dMlp]]]),
+    ["wUp", [dMlp, d]],
+    ...list(spec.mlpBias, [["bUp", [dMlp]]]),
+    ["wDown", [d, dMlp]],
+    ...list(spec.mlpBias, [["bDown", [d]]]),
+    ...list(around, normShapes(spec, "ln2Post")),
+  ];
+}
+
+/** Parameters before and after the blocks. */
+function topShapes(spec: ModelSpec): { before: Shapes<TopRole>; after: Shapes<TopRole> } {
+  const { dModel: d, vocabSize, contextLength } = spec;
+  const learned: Shapes<TopRole> = [["posEmbed", [contextLength, d]]];
+  const head: Shapes<TopRole> = [["head", [vocabSize, d]]];
+  return {
+    before: [["embed", [vocabSize, d]], ...(spec.positions.kind === "learned" ? learned : [])],
+    after: [...normShapes(spec, "lnFinal"), ...(spec.tiedHead ? [] : head)],
+  };
 }
 
 /** Every parameter of a model, in the order of the forward pass. */
 export function paramSlots(spec: ModelSpec, names: ParamNames): ParamSlot[] {
-  const { dModel: d, dMlp, vocabSize } = spec;
-  const q = spec.nHeads * spec.headDim;
-  const kv = spec.nKvHeads * spec.headDim;
-  const shapes: Partial<Record<BlockRole, readonly number[]>> = {
-    ln1: [d],
-    wQ: [q, d],
-    wK: [kv, d],
-    wV: [kv, d],
-    ...(spec.qkvBias ? { bQ: [q], bK: [kv], bV: [kv] } : {}),
-    wO: [d, q],
-    ln2: [d],
-    wGate: [dMlp, d],
-    wUp: [dMlp, d],
-    wDown: [d, dMlp],
+  const top = (shapes: Shapes<TopRole>) =>
+    shapes.map(([role, shape]) => slotOf(spec, role, shape, names[role]));
+  const { before, after } = topShapes(spec);
+  const shapes = blockShapes(spec);
+  const blocks = Array.from({ length: spec.nLayers }, (_, layer) => {
+    const own = names.block(layer);
+    return shapes.map(([role, shape]) => slotOf(spec, { layer, role }, shape, own[role]));
+  });
+  return [...top(before), ...blocks.flat(), ...top(after)];
+}
+
+function slotOf(
+  spec: ModelSpec,
+  role: ParamSlot["role"],
+  shape: readonly number[],
+  as: string | StoredAs | undefined,
+): ParamSlot {
+  const own = typeof role === "string" ? role : role.role;
+  if (as === undefined) throw new Error(`paramSlots: the family has no name for ${own}`);
+  const matrix = shape.length === 2;
+  const isBias = own.endsWith("Bias") || own.startsWith("b");
+  const slot = { role, shape, matrix, start: isBias ? 0 : 1 };
+  if (typeof as === "string") return { ...slot, name: as };
+  return {
+    ...slot,
+    name: as.part ? `${as.name}:${own}` : as.name,
+    stored: storedOf(spec, shape, as),
   };
-  const slots: ParamSlot[] = [{ role: "embed", name: names.embed, shape: [vocabSize, d], matrix: true }];
-  for (let layer = 0; layer < spec.nLayers; layer++) {
-    const blockNames = names.block(layer);
-    for (const [role, shape] of Object.entries(shapes) as [BlockRole, readonly number[]][]) {
-      slots.push({ role: { layer, role }, name: blockNames[role], shape, matrix: shape.length === 2 });
-    }
-  }
-  slots.push({ role: "lnFinal", name: names.lnFinal, shape: [d], matrix: false });
-  if (!spec.tiedHead) slots.push({ role: "head", name: names.head, shape: [vocabSize, d], matrix: true });
-  return slots;
+}
+
+function storedOf(spec: ModelSpec, shape: readonly number[], as: StoredAs): Stored {
+  const { name, transposed = false, part } = as;
+  const whole = [shape[0] * (part?.of ?? 1), ...shape.slice(1)];
+  return {
+    name,
+    shape: transposed ? whole.toReversed() : whole,
+    transposed,
+    groups: part?.perHead ? spec.nHeads : 1,
+    parts: part?.of ?? 1,
+    part: part?.index ?? 0,
+  };
+}
+
+/** Number of parameters, all of them and without embeddings, final norm and head. */
+export function parameterCount(spec: ModelSpec): { total: number; blocks: number } {
+  const count = (shapes: Shapes<string>) => shapes.reduce((n, [, shape]) => n + sizeOf(shape), 0);
+  const { before, after } = topShapes(spec);
+  const blocks = spec.nLayers * count(blockShapes(spec));
+  return { blocks, total: blocks + count(before) + count(after) };
 }
 
 /** Puts tensors, one a slot, in their places. */
@@ -82,12 +214,12 @@ export function assembleParams(
   tensors: readonly Tensor[],
 ): ModelParams {
   const blocks = Array.from({ length: spec.nLayers }, () => ({}) as Partial<Record<BlockRole, Tensor>>);
-  const top: Partial<Record<"embed" | "lnFinal" | "head", Tensor>> = {};
+  const top: Partial<Record<TopRole, Tensor>> = {};
   slots.forEach(({ role }, i) => {
     if (typeof role === "string") top[role] = tensors[i];
     else blocks[role.layer][role.role] = tensors[i];
   });
   const { embed, lnFinal } = top;
   if (!embed || !lnFinal) throw new Error("assembleParams: embedding or final norm missing");
-  return { embed, lnFinal, head: top.head ?? embed, blocks: blocks as BlockParams[] };
+  return { ...top, embed, lnFinal, head: top.head ?? embed, blocks: blocks as BlockParams[] };
 }

@@ -1,7 +1,9 @@
 /**
- * What a decoder-only transformer is: properties, never family names. A family is data that fills in a spec.
+ * What a decoder-only transformer is: properties, never family names. A family is data that fills in a spec. A property
+ * that is left out is one that the model does not have.
  * d model width · H query heads · G key-value heads · Dh head width.
  */
+import type { Activation } from "../tensor/index.ts";
 import { inputError } from "../util/index.ts";
 
 /** Frequencies of Llama 3: long wavelengths are stretched by `factor`, short ones left, a ramp in between. */
@@ -14,12 +16,45 @@ export interface Llama3Scaling {
   readonly originalContext: number;
 }
 
-export interface RopeSpec {
-  readonly kind: "rope";
+/** Angles per position. */
+export interface RopeFrequencies {
   readonly theta: number;
-  /** Share of the head width that turns; the rest is left alone. */
-  readonly fraction: number;
   readonly scaling?: Llama3Scaling | { readonly kind: "linear"; readonly factor: number };
+}
+
+export interface RopeSpec extends RopeFrequencies {
+  readonly kind: "rope";
+  /** Share of the head width that turns, rounded down to whole numbers; the rest is left alone. */
+  readonly fraction: number;
+  /** What layers with a window turn by instead. */
+  readonly windowed?: RopeFrequencies;
+}
+
+/** A vector for each of `contextLength` positions is added to the embedding. */
+export interface LearnedPositions {
+  readonly kind: "learned";
+}
+
+/** x / rms · (offset + gain). */
+export interface RmsNormSpec {
+  readonly kind: "rms";
+  readonly eps: number;
+  /** Added to the stored gain. */
+  readonly offset: 0 | 1;
+}
+
+/** (x - mean) / deviation · gain + bias. */
+export interface LayerNormSpec {
+  readonly kind: "layer";
+  readonly eps: number;
+}
+
+export type MlpActivation = Exclude<Activation, "none">;
+
+export interface MlpSpec {
+  /** `gated`: down(activation(gate x) · up x); `plain`: down(activation(up x)). */
+  readonly kind: "gated" | "plain";
+  readonly activation: MlpActivation;
 }
 
 export interface ModelSpec {
@@ -32,37 +67,50 @@ export interface ModelSpec {
   readonly dMlp: number;
   /** Longest sequence the positions were made for, in tokens. */
   readonly contextLength: number;
-  /** `offset` is added to the stored gain. */
-  readonly norm: { readonly kind: "rms"; readonly eps: number; readonly offset: 0 | 1 };
-  readonly positions: RopeSpec;
-  /** `gated`: down(silu(gate x) · up x). */
-  readonly mlp: { readonly kind: "gated"; readonly activation: "silu" };
+  readonly norm: RmsNormSpec | LayerNormSpec;
+  /** `around`: what attention and MLP add to the stream is normed as well as what they read. Default `before`. */
+  readonly normPlacement?: "before" | "around";
+  readonly positions: RopeSpec | LearnedPositions;
+  readonly mlp: MlpSpec;
+  /** All matrices of the MLP have biases. */
+  readonly mlpBias?: boolean;
+  /** The MLP reads the stream before attention has added to it. */
+  readonly parallelResidual?: boolean;
+  /** Factor on the embedding. */
+  readonly embedScale?: number;
   /** Factor on q·k before the softmax. */
   readonly attnScale: number;
   /** With c > 0, scores become c·tanh(score / c). */
   readonly attnSoftcap: number;
+  /** With c > 0, logits become c·tanh(logit / c). */
+  readonly logitSoftcap?: number;
   /** Last keys that each layer sees, 0 for all; one entry a layer. */
   readonly windowPattern: readonly number[];
   readonly qkvBias: boolean;
+  /** The matrix that attention writes with has a bias. */
+  readonly outBias?: boolean;
+  /** Queries and keys of each head are normed before they turn; with `norm`, which is then `rms`. */
+  readonly qkNorm?: boolean;
   /** The unembedding is the embedding. */
   readonly tiedHead: boolean;
   readonly bosToken?: number;
   readonly eosTokens: readonly number[];
 }
 
+const WHOLE = [
+  "vocabSize",
+  "dModel",
+  "nLayers",
+  "nHeads",
+  "nKvHeads",
+  "headDim",
+  "dMlp",
+  "contextLength",
+] as const;
+
 /** Refuses a spec whose numbers do not fit together. */
 export function checkSpec(spec: ModelSpec): ModelSpec {
-  const whole = [
-    "vocabSize",
-    "dModel",
-    "nLayers",
-    "nHeads",
-    "nKvHeads",
-    "headDim",
-    "dMlp",
-    "contextLength",
-  ] as const;
-  for (const key of whole) {
+  for (const key of WHOLE) {
     if (!(Number.isInteger(spec[key]) && spec[key] > 0)) {
       throw inputError(`model: ${key} is ${spec[key]}, expected a positive integer`);
     }
@@ -75,22 +123,21 @@ export function checkSpec(spec: ModelSpec): ModelSpec {
       `model: windowPattern has ${spec.windowPattern.length} entries for ${spec.nLayers} layers`,
     );
   }
-  if (Math.round(spec.headDim * spec.positions.fraction) % 2 !== 0) {
-    throw inputError(`model: rotary width ${spec.headDim * spec.positions.fraction} is odd`);
+  const window = spec.windowPattern.find((w) => !(Number.isInteger(w) && w >= 0));
+  if (window !== undefined) {
+    throw inputError(`model: a window of ${window} keys; expected a whole number, 0 for all keys`);
+  }
+  const width = rotaryWidth(spec);
+  if (width % 2 !== 0 || width > spec.headDim) {
+    throw inputError(`model: rotary width ${width} of ${spec.headDim} is odd or too large`);
+  }
+  if (spec.qkNorm && spec.norm.kind !== "rms") {
+    throw inputError(`model: qkNorm goes with a norm of kind "rms", not "${spec.norm.kind}"`);
   }
   return spec;
 }
 
-/** Width of the rotated part of a head. */
-export function rotaryWidth(spec: ModelSpec): number {
-  return Math.round(spec.headDim * spec.positions.fraction);
-}
-
-/** Number of parameters, all of them and without embedding and head. */
-export function parameterCount(spec: ModelSpec): { total: number; blocks: number } {
-  const { dModel: d, nHeads, nKvHeads, headDim, dMlp, nLayers, vocabSize } = spec;
-  const bias = spec.qkvBias ? (nHeads + 2 * nKvHeads) * headDim : 0;
-  const attn = d * headDim * (2 * nHeads + 2 * nKvHeads) + bias;
-  const blocks = nLayers * (attn + 3 * d * dMlp + 2 * d);
-  return { blocks, total: blocks + d + vocabSize * d * (spec.tiedHead ? 1 : 2) };
+/** Width of the rotated part of a head; 0 without rotation. */
+export function rotaryWidth({ headDim, positions }: ModelSpec): number {
+  return positions.kind === "rope" ? Math.floor(headDim * positions.fraction) : 0;
 }

@@ -10,25 +10,29 @@ import {
   attentionPattern,
   type Device,
   gatherRows,
+  layerNorm,
   linear,
+  mul,
   reshape,
   rmsNorm,
   rope,
   slice,
   swiglu,
   type Tensor,
+  tanh,
 } from "../tensor/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import type { KvCache } from "./cache.ts";
 import { type HookRequest, HookRun } from "./hooks.ts";
 import type { BlockParams, ModelParams, ParamSlot } from "./params.ts";
-import { rotaryTables } from "./rotary.ts";
+import { Rotary } from "./rotary.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface ForwardOptions extends HookRequest {
   /**
-   * Document of each token, i32 [B, T]: attention stays within it. Positions go on across documents, which changes nothing
-   * that attention sees (rotary scores depend on distances only); not with a cache.
+   * Document of each token, i32 [B, T]: attention stays within it; not with a cache. Rotary positions go on across
+   * documents, which changes nothing that attention sees (scores depend on distances only); learned ones must begin anew,
+   * so a model that has them needs `positions` as well.
    */
   readonly segments?: Tensor;
   /** Position of each token, [B·T], below the model's context; default 0, 1, 2 … (continuing after the cache). */
@@ -61,8 +65,7 @@ export class Transformer {
   readonly params: ModelParams;
   /** What each parameter is, and its tensor, in the order of the forward pass. */
   readonly slots: readonly (ParamSlot & { readonly tensor: Tensor })[];
-  #tables: { cos: Tensor; sin: Tensor };
-  #tableLength: number;
+  readonly #rotary: Rotary;
 
   constructor(
     device: Device,
@@ -74,8 +77,7 @@ export class Transformer {
     this.spec = spec;
     this.params = params;
     this.slots = slots;
-    this.#tableLength = spec.contextLength;
-    this.#tables = rotaryTables(device, spec, spec.contextLength);
+    this.#rotary = new Rotary(device, spec);
   }
 
   /** Runs tokens i32 [B, T] through the model. Call inside a scope, or dispose what comes back. */
@@ -87,6 +89,11 @@ export class Transformer {
     }
     if (cache && segments)
       throw usageError("forward: segments and a cache cannot go together; leave one of them out");
+    if (segments && !options.positions && this.spec.positions.kind === "learned") {
+      throw usageError(
+        "forward: this model has learned positions, which begin anew in each document; give positions with the segments",
+      );
+    }
     const decoding = cache && { seen: cache.length, padding: cache.firsts };
     const hooks = new HookRun(this.spec, options, decoding);
     const result = hooks.run(() => {
@@ -96,12 +103,21 @@ export class Transformer {
         segments,
         cache,
       };
-      const x = this.#blocks(hooks.at("hook_embed", gatherRows(this.params.embed, tokens)), pass);
+      const x = this.#blocks(this.#embed(tokens, pass), pass);
       cache?.advance(T);
-      const final = hooks.at("ln_final.hook_normalized", this.#norm(x, this.params.lnFinal));
+      const { lnFinal, lnFinalBias } = this.params;
+      const final = hooks.at("ln_final.hook_normalized", this.#norm(x, lnFinal, lnFinalBias));
       return { final, logits: this.#logits(final, options.logits ?? "all") };
     });
     return { captured: hooks.captured, ...result };
+  }
+
+  /** What the first block reads, [B, T, d]. */
+  #embed(tokens: Tensor, { hooks, positions }: Pass): Tensor {
+    const { embed, posEmbed } = this.params;
+    const rows = gatherRows(embed, tokens);
+    const x = hooks.at("hook_embed", this.spec.embedScale ? mul(rows, this.spec.embedScale) : rows);
+    return posEmbed ? add(x, hooks.at("hook_pos_embed", gatherRows(posEmbed, positions))) : x;
   }
 
   #blocks(x: Tensor, pass: Pass): Tensor {
@@ -110,34 +126,60 @@ export class Transformer {
 
   /** [B, T, d] -> [B, T, d] */
   #block(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
-    const { hooks } = pass;
-    const at = (point: string, value: Tensor) =>
-      hooks.idle ? value : hooks.at(`blocks.${l}.${point}`, value);
+    const at = this.#points(`blocks.${l}.`, pass);
     const pre = at("hook_resid_pre", x);
+    const attnIn = at("ln1.hook_normalized", this.#norm(pre, p.ln1, p.ln1Bias));
+    const attended = this.#attention(attnIn, p, l, pass);
     const attn = at(
       "hook_attn_out",
-      this.#attention(at("ln1.hook_normalized", this.#norm(pre, p.ln1)), p, l, pass),
+      p.ln1Post ? this.#norm(at("attn.hook_out", attended), p.ln1Post, p.ln1PostBias) : attended,
     );
-    const mid = at("hook_resid_mid", add(pre, attn));
-    const mlpIn = at("ln2.hook_normalized", this.#norm(at("hook_mlp_in", mid), p.ln2));
-    const hidden = at("mlp.hook_post", swiglu(linear(mlpIn, p.wGate), linear(mlpIn, p.wUp))); // [B, T, dMlp]
-    const mlp = at("hook_mlp_out", linear(hidden, p.wDown));
+    const sum = add(pre, attn);
+    const mid = this.spec.parallelResidual ? sum : at("hook_resid_mid", sum);
+    const mlpIn = at("hook_mlp_in", this.spec.parallelResidual ? pre : mid);
+    const moved = this.#mlp(at("ln2.hook_normalized", this.#norm(mlpIn, p.ln2, p.ln2Bias)), p, at);
+    const mlp = at(
+      "hook_mlp_out",
+      p.ln2Post ? this.#norm(at("mlp.hook_out", moved), p.ln2Post, p.ln2PostBias) : moved,
+    );
     return at("hook_resid_post", add(mid, mlp));
+  }
+
+  /** Passes values through the points of a part of the model. */
+  #points(part: string, { hooks }: Pass): (point: string, value: Tensor) => Tensor {
+    return hooks.idle ? (_, value) => value : (point, value) => hooks.at(part + point, value);
+  }
+
+  #mlp(x: Tensor, p: BlockParams, at: (point: string, value: Tensor) => Tensor): Tensor {
+    return linear(at("mlp.hook_post", this.#hidden(x, p)), p.wDown, { bias: p.bDown });
+  }
+
+  /** [B, T, dMlp] */
+  #hidden(x: Tensor, p: BlockParams): Tensor {
+    const { activation } = this.spec.mlp;
+    if (!p.wGate) return linear(x, p.wUp, { bias: p.bUp, activation });
+    const up = linear(x, p.wUp, { bias: p.bUp });
+    if (activation === "silu") return swiglu(linear(x, p.wGate, { bias: p.bGate }), up);
+    return mul(linear(x, p.wGate, { bias: p.bGate, activation }), up);
   }
 
   #attention(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
     const { nHeads: H, nKvHeads: G, headDim: Dh } = this.spec;
     const [B, T] = x.shape;
-    const { hooks } = pass;
-    const at = (point: string, value: Tensor) =>
-      hooks.idle ? value : hooks.at(`blocks.${l}.attn.${point}`, value);
-    const { cos, sin } = this.#tables;
+    const at = this.#points(`blocks.${l}.attn.`, pass);
     const q = at("hook_q", reshape(linear(x, p.wQ, { bias: p.bQ }), [B, T, H, Dh]));
     const k = at("hook_k", reshape(linear(x, p.wK, { bias: p.bK }), [B, T, G, Dh]));
     const v = at("hook_v", reshape(linear(x, p.wV, { bias: p.bV }), [B, T, G, Dh]));
-    const turned = { q: rope(q, cos, sin, pass.positions), k: rope(k, cos, sin, pass.positions) };
+    const turned = { q: this.#turn(q, p.qNorm, l, pass), k: this.#turn(k, p.kNorm, l, pass) };
     const z = at("hook_z", this.#mix(turned.q, turned.k, v, l, pass)); // [B, T, H, Dh]
-    return linear(reshape(z, [B, T, H * Dh]), p.wO);
+    return linear(reshape(z, [B, T, H * Dh]), p.wO, { bias: p.bO });
+  }
+
+  /** Queries or keys as the scores see them: normed and turned where the model does so. */
+  #turn(x: Tensor, gain: Tensor | undefined, l: number, { positions }: Pass): Tensor {
+    const normed = gain ? this.#norm(x, gain) : x;
+    const table = this.#rotary.of(l);
+    return table ? rope(normed, table.cos, table.sin, positions) : normed;
   }
 
   /** Softmax-weighted values [B, T, H, Dh]. The weights are formed only where a hook looks at them. */
@@ -160,27 +202,41 @@ export class Transformer {
     return attend(hooks.at(point, attentionPattern(q, k, attrs, segments)), v);
   }
 
-  #norm(x: Tensor, weight: Tensor): Tensor {
-    return rmsNorm(x, weight, this.spec.norm);
+  #norm(x: Tensor, gain: Tensor, bias?: Tensor): Tensor {
+    const { norm } = this.spec;
+    return norm.kind === "rms" ? rmsNorm(x, gain, norm) : layerNorm(x, gain, bias, norm);
   }
 
   #logits(final: Tensor, which: "all" | "last" | "none"): Tensor | undefined {
     const [B, T, d] = final.shape;
     if (which === "none") return undefined;
     const wanted = which === "last" ? slice(final, [0, T - 1, 0], [B, 1, d]) : final;
-    return linear(wanted, this.params.head);
+    const logits = linear(wanted, this.params.head);
+    const { logitSoftcap: cap } = this.spec;
+    return cap ? mul(tanh(mul(logits, 1 / cap)), cap) : logits;
   }
 
   /** Positions of a call: from 0, or after the cache; padded rows count from their first real token. */
   #positions(B: number, T: number, cache?: KvCache): Tensor {
     const from = cache?.length ?? 0;
-    this.#ensureTables(from + T);
     const data = new Int32Array(B * T);
     for (let b = 0; b < B; b++) {
       const first = cache?.firsts[b] ?? 0;
       for (let t = 0; t < T; t++) data[b * T + t] = Math.max(from + t - first, 0);
     }
+    this.#reach(from + T - Math.min(...(cache?.firsts ?? [0])));
     return this.device.tensor(data, [B, T], "i32");
+  }
+
+  /** Rotary tables grow beyond the spec's context; learned positions end there. */
+  #reach(length: number): void {
+    const { positions, contextLength } = this.spec;
+    if (positions.kind === "learned" && length > contextLength) {
+      throw inputError(
+        `forward: ${length} tokens, but the model has learned only ${contextLength} positions; give it fewer tokens at once`,
+      );
+    }
+    this.#rotary.ensure(length);
   }
 
   /** Positions of the caller's: whole numbers within the context. */
@@ -197,15 +253,6 @@ export class Transformer {
     return this.device.tensor(Int32Array.from(positions), [B, T], "i32");
   }
 
-  /** Longer sequences than the spec's context are allowed: the tables grow. */
-  #ensureTables(length: number): void {
-    if (length <= this.#tableLength) return;
-    this.#tables.cos.dispose();
-    this.#tables.sin.dispose();
-    this.#tableLength = Math.max(length, 2 * this.#tableLength);
-    this.#tables = rotaryTables(this.device, this.spec, this.#tableLength);
-  }
-
   /** Every parameter once. */
   parameters(): Tensor[] {
     return this.slots.map((s) => s.tensor);
@@ -213,7 +260,6 @@ export class Transformer {
 
   dispose(): void {
     for (const { tensor } of this.slots) tensor.dispose();
-    this.#tables.cos.dispose();
-    this.#tables.sin.dispose();
+    this.#rotary.dispose();
   }
 }

@@ -3,7 +3,7 @@
  * stops after the last of them. B windows · T context · D width of a point.
  */
 import { setImmediate } from "node:timers/promises";
-import { hookPoints, resolveHook, type Transformer } from "../models/index.ts";
+import { forwardPacked, hookPoints, resolveHook, type Transformer } from "../models/index.ts";
 import type { ActivationSource, OpenSource, SourceState } from "../sae/index.ts";
 import {
   createRowFilter,
@@ -201,13 +201,9 @@ function head(block: LiveBlock, rows: number): LiveBlock {
 }
 
 function capture(model: Transformer, hooks: readonly string[], batch: PackedBatch, context: number) {
-  const { device } = model;
-  return device.scope(() => {
-    const shape = [batch.tokens.length / context, context];
-    const tokens = device.tensor(batch.tokens, shape, "i32");
-    const segments = batch.segments && device.tensor(batch.segments, shape, "i32");
-    return model.forward(tokens, { capture: hooks, stopEarly: true, segments }).captured;
-  });
+  return model.device.scope(
+    () => forwardPacked(model, batch, context, { capture: hooks, stopEarly: true }).captured,
+  );
 }
 
 export interface LiveSourceOptions extends LiveOptions {

@@ -3,7 +3,7 @@
  * T tokens of a window · n windows of a block · K slots of a token.
  */
 import { setImmediate } from "node:timers/promises";
-import { resolveHook } from "../models/index.ts";
+import { forwardPacked, resolveHook } from "../models/index.ts";
 import { type Codes, disposeCodes, encode, type Sae, sparseCodes } from "../sae/index.ts";
 import { mul, reshape, sum, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
@@ -71,12 +71,9 @@ function encodeBlock(
   point: string,
   batch: PackedBatch,
 ): { codes: Codes; zero: Tensor } {
-  const { device } = lm.model;
-  const shape = [batch.tokens.length / packer.context, packer.context];
-  return device.scope(() => {
-    const tokens = device.tensor(batch.tokens, shape, "i32");
-    const segments = batch.segments && device.tensor(batch.segments, shape, "i32");
-    const { captured } = lm.model.forward(tokens, { capture: [point], stopEarly: true, segments });
+  return lm.model.device.scope(() => {
+    const wanted = { capture: [point], stopEarly: true };
+    const { captured } = forwardPacked(lm.model, batch, packer.context, wanted);
     const x = reshape(captured[point], [batch.tokens.length, -1]);
     return { codes: encode(sae, x), zero: sum(mul(x, 0)) };
   });

@@ -2,22 +2,28 @@
  * Checkpoint families, by `model_type` of `config.json`.
  */
 import { inputError } from "../../util/index.ts";
-import type { ParamNames } from "../params.ts";
-import type { ModelSpec } from "../spec.ts";
-import { llamaConfig, llamaNames, llamaSpec } from "./llama.ts";
-
-export interface Family {
-  readonly names: ParamNames;
-  readonly spec: (config: Readonly<Record<string, unknown>>) => ModelSpec;
-  readonly config: (spec: ModelSpec) => Record<string, unknown>;
-}
+import type { Json } from "./config.ts";
+import type { Family } from "./family.ts";
+import { gemma2, gemma3 } from "./gemma.ts";
+import { gptNeox } from "./gpt-neox.ts";
+import { gpt2 } from "./gpt2.ts";
+import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
+import { qwen2, qwen3 } from "./qwen.ts";
 
 const FAMILIES: Readonly<Record<string, Family>> = {
-  llama: { names: llamaNames, spec: llamaSpec, config: llamaConfig },
+  llama,
+  mistral,
+  qwen2,
+  qwen3,
+  gemma2,
+  gemma3_text: gemma3,
+  gpt2,
+  gpt_neox: gptNeox,
 };
 
 /** The family of a `config.json`; an unknown one is refused by name. */
-export function familyOf(config: Readonly<Record<string, unknown>>): Family {
+export function familyOf(config: Json): Family {
   const type = String(config.model_type);
   const family = Object.hasOwn(FAMILIES, type) ? FAMILIES[type] : undefined;
   if (family) return family;
@@ -27,4 +33,5 @@ export function familyOf(config: Readonly<Record<string, unknown>>): Family {
   );
 }
 
-export { llamaNames } from "./llama.ts";
+export type { Family } from "./family.ts";
+export { llamaConfig, llamaNames } from "./llama.ts";

@@ -1,148 +1,107 @@
 /**
- * The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, tied or untied head. Its `config.json`, in the
- * keys of transformers 5 and of 4.x, becomes a spec; anything in it that would change a number and is not known is refused.
+ * The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, tied or untied head. Its names and most of its
+ * keys are also those of the models made after it.
  */
 import { isDeepStrictEqual } from "node:util";
-import { inputError, usageError } from "../../util/index.ts";
-import type { ParamNames } from "../params.ts";
-import { checkSpec, type Llama3Scaling, type ModelSpec, type RopeSpec } from "../spec.ts";
+import { usageError } from "../../util/index.ts";
+import type { BlockRole, ParamNames } from "../params.ts";
+import type { ModelSpec, RopeSpec } from "../spec.ts";
+import { type ConfigReader, specialTokens, specReader } from "./config.ts";
+import type { Family } from "./family.ts";
+import { type RopeKeys, ropeSpec } from "./rope.ts";
 
-type Json = Readonly<Record<string, unknown>>;
-
-export const llamaNames: ParamNames = {
+/** A name for every parameter that a spec can ask for, also where no model of Llama's has it. */
+export const llamaNames = {
   embed: "model.embed_tokens.weight",
+  posEmbed: "model.embed_positions.weight",
   lnFinal: "model.norm.weight",
+  lnFinalBias: "model.norm.bias",
   head: "lm_head.weight",
   block: (layer) => {
     const at = `model.layers.${layer}`;
     return {
       ln1: `${at}.input_layernorm.weight`,
+      ln1Bias: `${at}.input_layernorm.bias`,
       wQ: `${at}.self_attn.q_proj.weight`,
       wK: `${at}.self_attn.k_proj.weight`,
       wV: `${at}.self_attn.v_proj.weight`,
       bQ: `${at}.self_attn.q_proj.bias`,
       bK: `${at}.self_attn.k_proj.bias`,
       bV: `${at}.self_attn.v_proj.bias`,
+      qNorm: `${at}.self_attn.q_norm.weight`,
+      kNorm: `${at}.self_attn.k_norm.weight`,
       wO: `${at}.self_attn.o_proj.weight`,
+      bO: `${at}.self_attn.o_proj.bias`,
+      ln1Post: `${at}.attention_output_layernorm.weight`,
+      ln1PostBias: `${at}.attention_output_layernorm.bias`,
       ln2: `${at}.post_attention_layernorm.weight`,
+      ln2Bias: `${at}.post_attention_layernorm.bias`,
       wGate: `${at}.mlp.gate_proj.weight`,
+      bGate: `${at}.mlp.gate_proj.bias`,
       wUp: `${at}.mlp.up_proj.weight`,
+      bUp: `${at}.mlp.up_proj.bias`,
       wDown: `${at}.mlp.down_proj.weight`,
-    };
+      bDown: `${at}.mlp.down_proj.bias`,
+      ln2Post: `${at}.mlp_output_layernorm.weight`,
+      ln2PostBias: `${at}.mlp_output_layernorm.bias`,
+    } satisfies Record<BlockRole, string>;
   },
-};
+} satisfies ParamNames;
 
-/** Keys that change no number of the forward pass. */
-const IRRELEVANT = new Set([
-  "architectures",
-  "model_type",
-  "dtype",
-  "torch_dtype",
-  "transformers_version",
-  "use_cache",
-  "pad_token_id",
-  "initializer_range",
-  "pretraining_tp",
-  "attention_dropout",
-  "_name_or_path",
-  "name_or_path",
-  "torchscript",
-]);
-/** Keys whose only supported value is the one given. */
-const FIXED: Record<string, unknown> = { hidden_act: "silu", attention_bias: false, mlp_bias: false };
-const USED = new Set([
-  "vocab_size",
-  "hidden_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "num_key_value_heads",
-  "head_dim",
-  "intermediate_size",
-  "max_position_embeddings",
-  "rms_norm_eps",
-  "rope_theta",
-  "rope_scaling",
-  "rope_parameters",
-  "tie_word_embeddings",
-  "bos_token_id",
-  "eos_token_id",
-]);
+/** Prefix and buffers of checkpoints that are named like Llama's. */
+export const llamaFiles = {
+  prefix: "model.",
+  buffers: /^(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq$/,
+} as const;
 
-/** Spec of a Llama `config.json`. */
-export function llamaSpec(config: Json): ModelSpec {
-  for (const [key, value] of Object.entries(config)) {
-    if (USED.has(key) || IRRELEVANT.has(key) || value === null) continue;
-    if (!(key in FIXED))
-      throw inputError(`config.json: ${key} = ${JSON.stringify(value)} is not known for a llama model`);
-    if (value !== FIXED[key]) {
-      throw inputError(
-        `config.json: ${key} = ${JSON.stringify(value)} is not supported, only ${JSON.stringify(FIXED[key])}`,
-      );
-    }
-  }
-  const nHeads = number(config, "num_attention_heads");
-  const dModel = number(config, "hidden_size");
-  const headDim = number(config, "head_dim", dModel / nHeads);
-  const nLayers = number(config, "num_hidden_layers");
-  const eos = config.eos_token_id ?? [];
-  return checkSpec({
-    vocabSize: number(config, "vocab_size"),
+/** Defaults that the relatives of Llama do not share. */
+export interface LlamaDefaults extends RopeKeys {
+  readonly context: number;
+  readonly headDim?: number;
+  readonly tiedHead?: boolean;
+  /** Positions that the family has read in its own way. */
+  readonly positions?: RopeSpec;
+}
+
+/** The keys that Llama shares with its relatives, who then say what is different. */
+export function llamaLike(c: ConfigReader, defaults: LlamaDefaults): ModelSpec {
+  const nHeads = c.number("num_attention_heads");
+  const dModel = c.number("hidden_size");
+  const headDim = c.number("head_dim", defaults.headDim ?? dModel / nHeads);
+  const nLayers = c.number("num_hidden_layers");
+  return {
+    vocabSize: c.number("vocab_size"),
     dModel,
     nLayers,
     nHeads,
-    nKvHeads: number(config, "num_key_value_heads", nHeads),
+    nKvHeads: c.number("num_key_value_heads", nHeads),
     headDim,
-    dMlp: number(config, "intermediate_size"),
-    contextLength: number(config, "max_position_embeddings", 2048),
-    norm: { kind: "rms", eps: number(config, "rms_norm_eps", 1e-6), offset: 0 },
-    positions: ropeSpec(config),
+    dMlp: c.number("intermediate_size"),
+    contextLength: c.number("max_position_embeddings", defaults.context),
+    norm: { kind: "rms", eps: c.number("rms_norm_eps", 1e-6), offset: 0 },
+    positions: defaults.positions ?? ropeSpec(c, defaults),
     mlp: { kind: "gated", activation: "silu" },
     attnScale: headDim ** -0.5,
     attnSoftcap: 0,
     windowPattern: new Array<number>(nLayers).fill(0),
     qkvBias: false,
-    tiedHead: config.tie_word_embeddings === true,
-    bosToken: typeof config.bos_token_id === "number" ? config.bos_token_id : undefined,
-    eosTokens: (Array.isArray(eos) ? eos : [eos]) as number[],
-  });
-}
-
-function ropeSpec(config: Json): RopeSpec {
-  const parameters = (config.rope_parameters ?? {}) as Json;
-  const scaling = (config.rope_parameters ?? config.rope_scaling ?? {}) as Json;
-  const theta = number(parameters, "rope_theta", number(config, "rope_theta", 10000));
-  const kind = scaling.rope_type ?? scaling.type ?? "default";
-  const base = { kind: "rope", theta, fraction: 1 } as const;
-  switch (kind) {
-    case "default":
-      return base;
-    case "linear":
-      return { ...base, scaling: { kind: "linear", factor: number(scaling, "factor") } };
-    case "llama3":
-      return { ...base, scaling: llama3(scaling) };
-    default:
-      throw inputError(
-        `config.json: rope type ${JSON.stringify(kind)} is not supported; known are default, linear, llama3`,
-      );
-  }
-}
-
-function llama3(scaling: Json): Llama3Scaling {
-  return {
-    kind: "llama3",
-    factor: number(scaling, "factor"),
-    lowFreqFactor: number(scaling, "low_freq_factor"),
-    highFreqFactor: number(scaling, "high_freq_factor"),
-    originalContext: number(scaling, "original_max_position_embeddings"),
+    tiedHead: c.flag("tie_word_embeddings", defaults.tiedHead ?? false),
+    ...specialTokens(c),
   };
 }
 
-function number(config: Json, key: string, otherwise?: number): number {
-  const value = config[key] ?? otherwise;
-  if (typeof value !== "number")
-    throw inputError(`config.json: ${key} is ${JSON.stringify(config[key])}, expected a number`);
-  return value;
-}
+/** Spec of a Llama `config.json`. */
+export const llamaSpec = specReader("llama", (c) => {
+  c.only("hidden_act", "silu");
+  c.only("attention_bias", false);
+  c.only("mlp_bias", false);
+  c.only("rope_interleaved", false);
+  c.only("is_llama_config", true);
+  c.ignore("pretraining_tp");
+  return llamaLike(c, { context: 2048 });
+});
+
+export const llama: Family = { names: llamaNames, spec: llamaSpec, ...llamaFiles };
 
 /** The `config.json` of a spec, in the keys that transformers 4.x and 5 both read. Throws if it would be read as another one. */
 export function llamaConfig(spec: ModelSpec): Record<string, unknown> {
@@ -180,7 +139,7 @@ function configOf(spec: ModelSpec): Record<string, unknown> {
     hidden_act: "silu",
     max_position_embeddings: spec.contextLength,
     rms_norm_eps: spec.norm.eps,
-    rope_theta: spec.positions.theta,
+    rope_theta: spec.positions.kind === "rope" ? spec.positions.theta : null,
     attention_bias: false,
     mlp_bias: false,
     tie_word_embeddings: spec.tiedHead,
