@@ -46,6 +46,9 @@ function rotaryTable(device: Device, frequencies: Float64Array, positions: numbe
   };
 }
 
+/** Positions that the tables begin with at most: a context of 128k would fill 130 MB before anybody reads that far. */
+const FIRST = 16384;
+
 /** The tables of a model, which grow with the positions asked for. Without rotation there are none. */
 export class Rotary {
   readonly #device: Device;
@@ -66,7 +69,7 @@ export class Rotary {
         : [positions, ...(positions.windowed ? [positions.windowed] : [])].map((f) =>
             rotaryFrequencies(width, f),
           );
-    this.#length = contextLength;
+    this.#length = Math.min(contextLength, FIRST);
     this.#tables = this.#make();
   }
 

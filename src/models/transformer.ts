@@ -250,7 +250,9 @@ export class Transformer {
         `forward: position ${strange} is not in the model's context of ${contextLength}; give whole numbers from 0 to ${contextLength - 1}`,
       );
     }
-    return this.device.tensor(Int32Array.from(positions), [B, T], "i32");
+    const data = Int32Array.from(positions);
+    this.#reach(data.reduce((most, p) => Math.max(most, p), 0) + 1);
+    return this.device.tensor(data, [B, T], "i32");
   }
 
   /** Every parameter once. */

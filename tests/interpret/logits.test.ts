@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { logitEffects, nearestFeatures } from "../../src/interpret/index.ts";
+import type { ModelSpec } from "../../src/models/index.ts";
 import { createSae, disposeSae } from "../../src/sae/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import { BACKENDS, tinyModel, withDevice } from "../models/helpers.ts";
@@ -13,11 +14,18 @@ const F = 20;
 const dot = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Array.from(a).reduce((sum, v, i) => sum + v * b[i], 0);
 
+const NORMS: readonly ModelSpec["norm"][] = [
+  { kind: "rms", eps: 1e-5, offset: 0 },
+  { kind: "rms", eps: 1e-5, offset: 1 },
+  { kind: "layer", eps: 1e-5 },
+];
+
 for (const backend of BACKENDS) {
-  for (const offset of [0, 1] as const) {
-    test(`promoted and suppressed tokens are those of the direct path, gain offset ${offset}, on ${backend}`, () =>
+  for (const norm of NORMS) {
+    const offset = norm.kind === "rms" ? norm.offset : 0;
+    test(`promoted and suppressed tokens are those of the direct path, norm ${norm.kind} with offset ${offset}, on ${backend}`, () =>
       withDevice(backend, async (device) => {
-        const model = tinyModel(device, { norm: { kind: "rms", eps: 1e-5, offset } });
+        const model = tinyModel(device, { norm });
         const sae = createSae(
           device,
           { dIn: D, features: F, activation: { kind: "topk", k: 2 }, applyBDecToInput: true },
@@ -28,7 +36,9 @@ for (const backend of BACKENDS) {
         const head = await model.params.head.floats();
         const V = model.spec.vocabSize;
         const effectsOf = (feature: number): number[] => {
-          const row = wDec.subarray(feature * D, (feature + 1) * D).map((v, d) => v * gain[d]);
+          const own = wDec.subarray(feature * D, (feature + 1) * D);
+          const middle = norm.kind === "layer" ? own.reduce((a, b) => a + b) / D : 0;
+          const row = own.map((v, d) => (v - middle) * gain[d]);
           const raw = Array.from({ length: V }, (_, t) => dot(row, head.subarray(t * D, (t + 1) * D)));
           const mean = raw.reduce((a, b) => a + b) / V;
           return raw.map((v) => v - mean);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { KvCache, type Transformer } from "../../src/models/index.ts";
+import { forwardPacked, KvCache, type ModelSpec, type Transformer } from "../../src/models/index.ts";
 import { type Device, slice, type Tensor } from "../../src/tensor/index.ts";
 import { assertNear, BACKENDS, someIds, tinyModel, tinySpec, withDevice } from "./helpers.ts";
 
@@ -77,6 +77,100 @@ for (const backend of BACKENDS) {
       model.dispose();
     }));
 }
+
+/** Shapes of block that no test of the Llama shape reaches. */
+const KINDS: Readonly<Record<string, Partial<ModelSpec>>> = {
+  "learned positions": {
+    norm: { kind: "layer", eps: 1e-5 },
+    positions: { kind: "learned" },
+    mlp: { kind: "plain", activation: "geluTanh" },
+    mlpBias: true,
+  },
+  "a parallel residual and partial rotation": {
+    norm: { kind: "layer", eps: 1e-5 },
+    positions: { kind: "rope", theta: 10000, fraction: 0.5 },
+    mlp: { kind: "plain", activation: "gelu" },
+    parallelResidual: true,
+  },
+  "windows with a rotation of their own": {
+    positions: { kind: "rope", theta: 10000, fraction: 1, windowed: { theta: 100 } },
+    windowPattern: [3, 0, 2],
+    qkNorm: true,
+    normPlacement: "around",
+    attnSoftcap: 4,
+    logitSoftcap: 6,
+  },
+};
+
+for (const [kind, changes] of Object.entries(KINDS)) {
+  test(`${kind}: the cache and left padding change no logit`, () =>
+    withDevice("native", async (device) => {
+      const model = tinyModel(device, changes);
+      const rows = [someIds(9, 1), someIds(4, 2), someIds(7, 3)];
+      const starts = rows.map((r) => 9 - r.length);
+      const padded = rows.map((r, b) => Int32Array.from([...new Array<number>(starts[b]).fill(5), ...r]));
+      for (const pieces of [[9], [6, 1, 2], new Array<number>(9).fill(1)]) {
+        const cache = new KvCache(device, model.spec, { batch: 3, capacity: 9, starts });
+        const parts = await cachedLogits(model, cache, padded, pieces);
+        for (const [b, row] of rows.entries()) {
+          const mine = parts.flatMap((p) => {
+            const n = p.length / 3;
+            return [...p.subarray(b * n, (b + 1) * n)];
+          });
+          const full = await fullLogits(model, [row]);
+          assertNear(mine.slice(starts[b] * V), full, `row ${b}`, { absolute: 1e-5, relative: 1e-5 });
+        }
+        cache.dispose();
+      }
+      model.dispose();
+    }));
+}
+
+test("learned positions end with the context, padding not counted; rotary ones go on", () =>
+  withDevice("native", async (device) => {
+    const { contextLength } = tinySpec;
+    const [learned, rotary] = [tinyModel(device, { positions: { kind: "learned" } }), tinyModel(device)];
+    const long = tokensOf(device, [someIds(contextLength + 1)]);
+    device.scope(() => void rotary.forward(long));
+    assert.throws(() => device.scope(() => learned.forward(long)), {
+      code: "input",
+      message: /forward: 25 tokens, but the model has learned only 24 positions/,
+    });
+    const cache = new KvCache(device, learned.spec, { batch: 1, capacity: 25, starts: [1] });
+    device.scope(() => void learned.forward(long, { cache }));
+    cache.dispose();
+    long.dispose();
+    learned.dispose();
+    rotary.dispose();
+  }));
+
+test("documents of one window are as they would be alone, with learned positions too", () =>
+  withDevice("native", async (device) => {
+    for (const changes of [{ positions: { kind: "learned" } }, {}] as Partial<ModelSpec>[]) {
+      const model = tinyModel(device, changes);
+      const [a, b] = [someIds(5, 1), someIds(7, 2)];
+      const batch = {
+        tokens: Int32Array.from([...a, ...b]),
+        segments: Int32Array.from([...a.map(() => 0), ...b.map(() => 1)]),
+      };
+      const packed = device.scope(() => forwardPacked(model, batch, 12).logits!);
+      const alone = [...(await fullLogits(model, [a])), ...(await fullLogits(model, [b]))];
+      assertNear(await packed.floats(), alone, "logits", { absolute: 1e-5, relative: 1e-5 });
+      packed.dispose();
+      if (changes.positions) {
+        assert.throws(
+          () =>
+            device.scope(() =>
+              model.forward(device.tensor(batch.tokens, [1, 12], "i32"), {
+                segments: device.tensor(batch.segments, [1, 12], "i32"),
+              }),
+            ),
+          /learned positions, which begin anew in each document; give positions with the segments/,
+        );
+      }
+      model.dispose();
+    }
+  }));
 
 test("a window limits what a cached query sees, as in the whole pass", () =>
   withDevice("native", async (device) => {

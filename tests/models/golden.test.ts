@@ -159,12 +159,13 @@ async function greedyAgrees(model: Transformer, expected: GoldenFile): Promise<v
   assert.deepEqual([...pushed[1].tokens], want, "behind padding");
 }
 
-async function agrees(device: Device, family: string, config: string): Promise<void> {
+/** Everything that the fixture holds, of one way in which the same model is stored. */
+async function agrees(device: Device, family: string, stored: Stored): Promise<void> {
   const expected = golden("models", family, "expected.safetensors");
-  const model = await load(device, family, config);
+  const model = await stored.load(device);
   try {
     await streamsAgree(model, expected);
-    if (config !== CONFIGS[0]) return;
+    if (!stored.whole) return;
     await gradientsAgree(model, expected);
     await greedyAgrees(model, expected);
   } finally {
@@ -172,14 +173,39 @@ async function agrees(device: Device, family: string, config: string): Promise<v
   }
 }
 
+interface Stored {
+  readonly name: string;
+  readonly load: (device: Device) => Promise<Transformer>;
+  /** Gradients and greedy tokens as well as streams. */
+  readonly whole: boolean;
+}
+
+/** A family's checkpoint under each of its configs, and the folders within that hold it in another layout. */
+function storedAs(family: string): Stored[] {
+  const configs = CONFIGS.map((name, i) => ({
+    name,
+    load: (device: Device) => load(device, family, name),
+    whole: i === 0,
+  }));
+  const layouts = fs
+    .readdirSync(goldenPath("models", family), { withFileTypes: true })
+    .filter((entry) => entry.isDirectory())
+    .map(({ name }) => ({
+      name,
+      load: (device: Device) => loadTransformer(device, goldenPath("models", family, name)),
+      whole: true,
+    }));
+  return [...configs, ...layouts];
+}
+
 for (const family of families) {
   const skip = unsupported(family);
   if (skip) test(`${family} agrees with transformers`, { skip });
   else {
     for (const backend of BACKENDS) {
-      for (const config of CONFIGS) {
-        test(`${family} with ${config} agrees with transformers on ${backend}`, () =>
-          withDevice(backend, (device) => agrees(device, family, config)));
+      for (const stored of storedAs(family)) {
+        test(`${family} with ${stored.name} agrees with transformers on ${backend}`, () =>
+          withDevice(backend, (device) => agrees(device, family, stored)));
       }
     }
   }

@@ -1,5 +1,8 @@
 import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import * as path from "node:path";
 import { test } from "node:test";
+import { familyOf } from "../../src/models/families/index.ts";
 import {
   addVector,
   atPositions,
@@ -11,6 +14,7 @@ import {
   type Transformer,
 } from "../../src/models/index.ts";
 import { type Device, type KernelTensor, mul, slice, type Tensor } from "../../src/tensor/index.ts";
+import { packageRoot } from "../golden.ts";
 import { assertNear, someTokens, tinyModel, tinySpec, withDevice } from "./helpers.ts";
 
 /** A tiny model and tokens [2, 7] on the native backend, freed afterwards. */
@@ -60,6 +64,59 @@ test("module names of Hugging Face are hook points", () => {
   for (const [typed, canonical] of Object.entries(names))
     assert.equal(resolveHook(tinySpec, typed), canonical);
   assert.throws(() => resolveHook(tinySpec, "model.layers.9"), /does not exist/);
+});
+
+test("module names of every family are hook points, by what the module gives out there", () => {
+  const of = (family: string) => {
+    const file = path.join(packageRoot(), "tests", "golden", "models", family, "config.json");
+    const config = JSON.parse(fs.readFileSync(file, "utf8"));
+    return familyOf(config).spec(config);
+  };
+  const layer = (family: string, prefix: string, names: Readonly<Record<string, string>>) => {
+    for (const [module, point] of Object.entries(names))
+      assert.equal(
+        resolveHook(of(family), `${prefix}.1${module}`),
+        `blocks.1.${point}`,
+        `${family}${module}`,
+      );
+  };
+  const top = (family: string, names: Readonly<Record<string, string>>) => {
+    for (const [module, point] of Object.entries(names)) assert.equal(resolveHook(of(family), module), point);
+  };
+  top("gpt2", {
+    "transformer.wte": "hook_embed",
+    "transformer.wpe": "hook_pos_embed",
+    "transformer.ln_f": "ln_final.hook_normalized",
+    wte: "hook_embed",
+  });
+  top("gpt_neox", {
+    "gpt_neox.embed_in": "hook_embed",
+    "gpt_neox.final_layer_norm": "ln_final.hook_normalized",
+  });
+  layer("gpt2", "transformer.h", {
+    "": "hook_resid_post",
+    ".attn": "hook_attn_out",
+    ".mlp": "hook_mlp_out",
+    ".ln_1": "ln1.hook_normalized",
+    ".ln_2": "ln2.hook_normalized",
+  });
+  layer("gpt_neox", "gpt_neox.layers", {
+    "": "hook_resid_post",
+    ".attention": "hook_attn_out",
+    ".mlp": "hook_mlp_out",
+    ".post_attention_layernorm": "ln2.hook_normalized",
+  });
+  layer("qwen3", "model.layers", { ".self_attn": "hook_attn_out", ".mlp": "hook_mlp_out" });
+  layer("gemma2", "model.layers", {
+    ".self_attn": "attn.hook_out",
+    ".post_attention_layernorm": "hook_attn_out",
+    ".pre_feedforward_layernorm": "ln2.hook_normalized",
+    ".mlp": "mlp.hook_out",
+    ".post_feedforward_layernorm": "hook_mlp_out",
+  });
+  assert.throws(() => resolveHook(of("llama"), "transformer.wpe"), /does not exist/);
+  assert.throws(() => resolveHook(of("gpt_neox"), "blocks.0.hook_resid_mid"), /does not exist/);
+  assert.throws(() => resolveHook(of("llama"), "blocks.0.attn.hook_out"), /does not exist/);
 });
 
 test("hookWidth is the last extent; a pattern has none", () => {

@@ -221,6 +221,60 @@ describe("native language-model kernels", { skip }, () => {
     }
   });
 
+  test("layerNorm of [1, 3] is [-1, 1], times the weight, plus the bias", () => {
+    onAll(
+      (k) => {
+        const out = [tensor([1, 2]), tensor([1]), tensor([1])];
+        k.layerNorm([tensor([1, 2], [1, 3]), tensor([2], [2, 3]), tensor([2], [10, 20])], out, { eps: 0 });
+        return out;
+      },
+      (out, isa) => assertAllClose(out, [[8, 23], [2], [1]], 1e-6, isa),
+    );
+  });
+
+  test("layerNorm and its gradient match float64, also far from 0", () => {
+    for (const [rows, n, shift] of [
+      [1, 3, 0],
+      [7, 20, 5],
+      [130, 256, 0],
+      [200, 77, -30],
+    ]) {
+      const xs = random(1, rows * n).map((v) => v + shift);
+      const [ws, bs, gs] = [random(2, n), random(4, n), random(3, rows * n)];
+      const eps = 1e-5;
+      const [x, w, bias, dy] = [
+        tensor([rows, n], xs),
+        tensor([n], ws),
+        tensor([n], bs),
+        tensor([rows, n], gs),
+      ];
+      const row = (a: Float32Array, r: number) => Array.from(a.subarray(r * n, (r + 1) * n));
+      const means = range(rows).map((r) => sum(row(xs, r)) / n);
+      const rstd = range(rows).map(
+        (r) => 1 / Math.sqrt(sum(row(xs, r).map((v) => (v - means[r]) ** 2)) / n + eps),
+      );
+      const z = range(rows).map((r) => row(xs, r).map((v) => (v - means[r]) * rstd[r]));
+      const y = z.flatMap((zs) => zs.map((v, i) => v * ws[i] + bs[i]));
+      const dx = range(rows).flatMap((r) => {
+        const h = row(gs, r).map((g, i) => g * ws[i]);
+        const [mean, along] = [sum(h) / n, sum(h.map((v, i) => v * z[r][i])) / n];
+        return h.map((v, i) => rstd[r] * (v - mean - z[r][i] * along));
+      });
+      const dw = range(n).map((i) => sum(range(rows).map((r) => gs[r * n + i] * z[r][i])));
+      const db = range(n).map((i) => sum(range(rows).map((r) => gs[r * n + i])));
+      onAll(
+        (k) => {
+          const out = [tensor([rows, n]), tensor([rows]), tensor([rows])];
+          const back = [tensor([rows, n]), tensor([n]), tensor([n])];
+          k.layerNorm([x, w, bias], out, { eps });
+          k.layerNormGrad([dy, x, w, out[1], out[2]], back);
+          return [...out, ...back];
+        },
+        (out, isa) => assertAllClose(out, [y, means, rstd, dx, dw, db], shift ? 1e-4 : 1e-5, isa),
+      );
+    }
+  });
+
   test("rope rotates the pairs (i, i + R/2) and its inverse undoes it", () => {
     for (const [B, T, H, D, half] of [
       [1, 1, 1, 4, 2],
