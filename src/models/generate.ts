@@ -105,8 +105,15 @@ export async function generate(
   try {
     while (rows.some((row) => !row.finish)) {
       let logits: Tensor;
-      if (cache && !rows.some(isFull)) logits = predict(model, cache, rows.map(lastToken), settings);
-      else {
+      if (cache && !rows.some(isFull)) {
+        logits = predict(
+          model,
+          cache,
+          rows.map(lastToken),
+          settings,
+          rows.map((row) => lastPosition(model, row)),
+        );
+      } else {
         cache?.dispose();
         for (const row of rows) if (isFull(row)) slide(row, settings);
         cache = makeCache(model, rows, settings);
@@ -218,9 +225,10 @@ function predict(
   cache: KvCache,
   tokens: readonly (readonly number[])[],
   { edit }: Settings,
+  positions?: readonly number[],
 ): Tensor {
   return model.device.scope(() => {
-    const { logits } = model.forward(batchOf(model, tokens), { cache, edit, logits: "last" });
+    const { logits } = model.forward(batchOf(model, tokens), { cache, edit, positions, logits: "last" });
     if (!logits) throw new Error("generate: the model gave no logits");
     return reshape(logits, [tokens.length, -1]);
   });
@@ -228,6 +236,10 @@ function predict(
 
 const batchOf = (model: Transformer, tokens: readonly (readonly number[])[]): Tensor =>
   model.device.tensor(tokens.flat(), [tokens.length, tokens[0].length], "i32");
+
+/** Position of a row's last token. A row that has ended is fed on without being read, and must not leave the context. */
+const lastPosition = (model: Transformer, row: Row): number =>
+  row.finish ? 0 : visible(model, row).length - 1;
 
 const lastToken = ({ ids }: Row): number[] => [ids[ids.length - 1]];
 

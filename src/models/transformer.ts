@@ -158,9 +158,10 @@ export class Transformer {
   #hidden(x: Tensor, p: BlockParams): Tensor {
     const { activation } = this.spec.mlp;
     if (!p.wGate) return linear(x, p.wUp, { bias: p.bUp, activation });
+    const fuses = activation === "silu";
+    const gate = linear(x, p.wGate, { bias: p.bGate, activation: fuses ? "none" : activation });
     const up = linear(x, p.wUp, { bias: p.bUp });
-    if (activation === "silu") return swiglu(linear(x, p.wGate, { bias: p.bGate }), up);
-    return mul(linear(x, p.wGate, { bias: p.bGate, activation }), up);
+    return fuses ? swiglu(gate, up) : mul(gate, up);
   }
 
   #attention(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {

@@ -7,6 +7,7 @@ import {
   type Edit,
   type Generation,
   generate,
+  type ModelSpec,
   TextStream,
   type TokenEvent,
   type Transformer,
@@ -173,6 +174,31 @@ test("a prompt that fills the context is refused, and a row ends at the context'
     assert.equal(short.finish, "length");
     assert.equal(short.tokens.length, 10);
   }));
+
+for (const [kind, changes] of Object.entries({
+  "learned positions": { positions: { kind: "learned" } },
+  "windows, one with a rotation of its own": {
+    windowPattern: [3, 0, 5],
+    positions: { kind: "rope", theta: 10000, fraction: 1, windowed: { theta: 50 } },
+  },
+} satisfies Record<string, Partial<ModelSpec>>)) {
+  test(`${kind}: rows of any length share a batch, past the end of one of them and through a slide`, () =>
+    withDevice("native", async (device) => {
+      const model = tinyModel(device, changes);
+      const prompts = [someIds(tinySpec.contextLength - 2, 1), someIds(3, 2), someIds(9, 3)];
+      for (const overflow of ["stop", "slide"] as const) {
+        const options = { temperature: 0, stopTokens: [], maxNewTokens: 18, overflow };
+        const together = await generate(model, prompts, options);
+        const alone = await Promise.all(prompts.map((p) => generate(model, [p], options).then(([g]) => g)));
+        assert.deepEqual(together.map(ids), alone.map(ids));
+        assert.deepEqual(
+          together.map((g) => g.tokens.length),
+          overflow === "stop" ? [2, 18, 15] : [18, 18, 18],
+        );
+      }
+      model.dispose();
+    }));
+}
 
 test("with overflow slide a full row goes on from BOS and the second half", () =>
   withModel(async (model) => {
