@@ -89,8 +89,12 @@ export async function readSaeLens(folder: string): Promise<SaeLensSae> {
       throw inputError(`${folder}: no ${file}; an SAE folder has ${CONFIG} and ${WEIGHTS}`);
     }
   }
+  return readSaeLensFiles(configFile, path.join(folder, WEIGHTS));
+}
+
+/** The same of two files, whatever they are called. */
+export async function readSaeLensFiles(configFile: string, weightsFile: string): Promise<SaeLensSae> {
   const config = parseConfig(configFile, readJson(configFile));
-  const weightsFile = path.join(folder, WEIGHTS);
   const weights = openSafetensors(weightsFile);
   try {
     const { required, optional } = layout(config);

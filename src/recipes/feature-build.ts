@@ -3,8 +3,8 @@
  * An interrupted or killed build goes on behind its last save, and ends with the same rows.
  */
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
+import { findSae } from "../formats/index.ts";
 import {
   bytesPerFeature,
   FeatureBuild,
@@ -15,7 +15,7 @@ import {
 import { resolveHook } from "../models/index.ts";
 import { lockFolder, type Notes, type Sae } from "../sae/index.ts";
 import type { Tokenizer, TokenPacker, TokenSource } from "../text/index.ts";
-import { inputError, interruptedError, ioError, Rng } from "../util/index.ts";
+import { interruptedError, ioError, Rng } from "../util/index.ts";
 import { WRITES_STREAM } from "./features.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { rowWidth } from "./live-activations.ts";
@@ -195,12 +195,12 @@ function* vocabularyOf(tokenizer: Tokenizer): Generator<TokenRow> {
   }
 }
 
-/** Fingerprint of an SAE folder: its configuration and weights. */
+/** Fingerprint of an SAE's files: its configuration, if it has one, and its weights. */
 export function saeHash(folder: string): string {
   const hash = createHash("sha256");
-  for (const name of ["cfg.json", "sae_weights.safetensors"]) {
-    const file = join(folder, name);
-    if (!existsSync(file)) throw inputError(`${folder}: no ${name}; an SAE folder has it (sluice sae train)`);
+  const { config, weights } = findSae(folder);
+  for (const file of [config, weights]) {
+    if (file === undefined) continue;
     try {
       hash.update(readFileSync(file));
     } catch (cause) {

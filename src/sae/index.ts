@@ -46,7 +46,15 @@ export {
   meanNormScale,
   type Sample,
 } from "./init.ts";
-export { type LoadedSae, loadSae, saveSae } from "./io.ts";
+export {
+  formatTitle,
+  type LoadedSae,
+  type LoadSaeOptions,
+  loadSae,
+  type SavedSae,
+  type SaveSaeOptions,
+  saveSae,
+} from "./io.ts";
 export { type HostCodes, lossRecovered, MetricsAccumulator, type SaeMetrics } from "./metrics.ts";
 export {
   type Codes,

@@ -1,32 +1,71 @@
 /**
- * SAEs on disk, in SAELens' layout (version 6). On disk W_enc is [D, R], in memory [R, D]. What SAELens has no name for is
- * written under the architecture `sluice`, with its config under our own key, so that SAELens refuses it by name.
+ * SAEs on disk. Ours is SAELens' layout (version 6): on disk W_enc is [D, R], in memory [R, D]. What SAELens has no name for is
+ * written under the architecture `sluice`, with its config under our own key, so that SAELens refuses it by name. Files of other
+ * libraries are read by what they hold; see io-plain.ts.
  */
 import {
-  readSaeLens,
+  type FloatDType,
+  findSae,
+  optionHint,
+  placeOf,
+  type ReadSaeOptions,
+  readSaeFiles,
+  readSaeLensFiles,
+  type SaeFormat,
   type SaeLensArchitecture,
   type SaeLensSae,
+  saeFormatTitle,
   transpose2d,
-  type WriteSaeLensOptions,
+  type WritableSaeFormat,
   writeSaeLens,
 } from "../formats/index.ts";
 import type { Device } from "../tensor/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import { type Activation, type SaeConfig, saeConfig } from "./config.ts";
-import { mapParams, type Notes, paramShapes, type Sae } from "./sae.ts";
+import { fromPlain, writePlain } from "./io-plain.ts";
+import { mapParams, type Notes, type ParamName, paramShapes, type Sae } from "./sae.ts";
 
-/** Writes cfg.json and sae_weights.safetensors; provenance goes under our own key. */
-export async function saveSae(folder: string, sae: Sae, options: WriteSaeLensOptions = {}): Promise<void> {
-  const { config, params, metadata, provenance } = sae;
-  const { dIn, dOut, features, activation, applyBDecToInput } = config;
+export interface SaveSaeOptions {
+  /** Layout of the files; `sae-lens` is ours. */
+  readonly format?: WritableSaeFormat;
+  /** Storage type of the weights (f32); arithmetic is always f32. */
+  readonly dtype?: FloatDType;
+  /** Lets numbers change where the format cannot hold the SAE exactly; without it that is refused. */
+  readonly lossy?: boolean;
+}
+
+export interface SavedSae {
+  /** What the format had no place for, as sentences without a subject; empty if the SAE comes back as it is. */
+  readonly lost: readonly string[];
+}
+
+/** Writes an SAE into a folder; in our layout, provenance goes under our own key. Refuses what would not be exact. */
+export async function saveSae(
+  folder: string,
+  sae: Sae,
+  { format = "sae-lens", dtype = "f32", lossy = false }: SaveSaeOptions = {},
+): Promise<SavedSae> {
+  const { activation } = sae.config;
   if (activation.kind === "batchtopk" || (activation.kind === "jumprelu" && activation.log)) {
     throw usageError(`saveSae: ${activation.kind} as it is trained has no file; save what trainSae returns`);
   }
+  const rounded = dtype === "f32" ? [] : [`the weights beyond the precision of ${dtype}`];
+  if (format !== "sae-lens") {
+    return { lost: [...rounded, ...(await writePlain(folder, sae, { format, dtype, lossy }))] };
+  }
+  await writeOwn(folder, sae, dtype);
+  return { lost: rounded };
+}
+
+async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<void> {
+  const { config, params, metadata, provenance } = sae;
+  const { dIn, dOut, features, activation, applyBDecToInput } = config;
   const architecture = saeLensName(config);
   const arrays = mapParams(params, (t) => t.floats());
   const data: Record<string, Float32Array> = {};
   for (const [name, promise] of Object.entries(arrays)) data[name] = await promise;
   const own = { ...provenance, ...(architecture === "sluice" && { config }) };
+  const heads = typeof metadata.hook_name === "string" && metadata.hook_name.endsWith(".hook_z");
   await writeSaeLens(
     folder,
     {
@@ -37,13 +76,13 @@ export async function saveSae(folder: string, sae: Sae, options: WriteSaeLensOpt
       ...("k" in activation && { k: activation.k }),
       applyBDecToInput,
       normalizeActivations: "none",
-      reshapeActivations: "none",
+      reshapeActivations: heads ? "hook_z" : "none",
       metadata,
       ...(Object.keys(own).length > 0 && { sluice: own }),
       ...(data as Pick<SaeLensSae, "wEnc" | "bEnc" | "wDec">),
       wEnc: transpose2d(data.wEnc, params.wEnc.shape[0], dIn),
     },
-    options,
+    { dtype },
   );
 }
 
@@ -61,30 +100,85 @@ export interface LoadedSae {
   readonly sae: Sae;
   /** What the reader left aside. */
   readonly warnings: readonly string[];
+  readonly format: SaeFormat;
 }
 
-/** Reads an SAE of ours or of SAELens. Its tensors live until `disposeSae`. */
-export async function loadSae(device: Device, folder: string): Promise<LoadedSae> {
-  const file = await readSaeLens(folder);
+/** What the files leave open, or what is to be taken instead of what they say. */
+export type LoadSaeOptions = ReadSaeOptions;
+
+/**
+ * Reads an SAE of ours, of SAELens or of another library from a folder or a file of weights; the format is told by what is in
+ * it. Its tensors live until `disposeSae`.
+ */
+export async function loadSae(
+  device: Device,
+  folder: string,
+  options: LoadSaeOptions = {},
+): Promise<LoadedSae> {
+  const files = findSae(folder);
+  const { format } = files;
+  if (format !== "sae-lens") {
+    const plain = readSaeFiles(folder, files, options);
+    return { sae: fromPlain(device, plain), warnings: plain.warnings, format };
+  }
+  const file = scaled(folder, await readSaeLensFiles(files.config!, files.weights), options);
   const config = configOf(folder, file);
   const { dIn } = config;
-  const params = mapParams(paramShapes(config), (shape, name) => {
-    const data = name === "logThreshold" ? undefined : file[name];
-    if (!data) throw inputError(`${folder}: ${name} is missing`);
-    if (data.length !== shape.reduce((a, b) => a * b, 1)) {
+  const data = (name: ParamName, shape: readonly number[]): Float32Array => {
+    const found = name === "logThreshold" ? undefined : file[name];
+    if (!found) throw inputError(`${folder}: ${name} is missing`);
+    if (found.length !== shape.reduce((a, b) => a * b, 1)) {
       throw inputError(
-        `${folder}: ${name} has ${data.length} numbers, but the config says [${shape.join(", ")}]`,
+        `${folder}: ${name} has ${found.length} numbers, but the config says [${shape.join(", ")}]`,
       );
     }
-    return device.tensor(name === "wEnc" ? transpose2d(data, dIn, shape[0]) : data, shape).keep();
-  });
+    return found;
+  };
+  const shapes = paramShapes(config);
+  mapParams(shapes, (shape, name) => data(name, shape)); // all is there before the first tensor is made
   if (file.bDec && !config.decoderBias) {
     throw inputError(`${folder}: it has a b_dec, but its config says that it has none`);
   }
+  const params = mapParams(shapes, (shape, name) => {
+    const values = data(name, shape);
+    return device.tensor(name === "wEnc" ? transpose2d(values, dIn, shape[0]) : values, shape).keep();
+  });
   const { config: _, ...own } = file.sluice ?? {};
   const provenance: Notes | undefined = file.sluice && own;
-  return { sae: { config, params, metadata: file.metadata, provenance }, warnings: file.warnings };
+  const metadata = placeOf(options, {}, file.metadata);
+  return { sae: { config, params, metadata, provenance }, warnings: file.warnings, format };
 }
+
+/** SAELens has no run-time code for this normalisation: its factor is in the weights, or only the user knows it. */
+function scaled(folder: string, file: SaeLensSae, { normFactor, normFactorOut }: LoadSaeOptions): SaeLensSae {
+  if (normFactor === undefined) {
+    if (file.normalizeActivations === "none") return file;
+    throw inputError(
+      `${folder}: normalize_activations=${file.normalizeActivations}, and the factor is not in the file (some releases have it only ` +
+        `in SAELens' registry, as norm_scaling_factor); give ${optionHint("normFactor")}, or 1 if the weights have it already`,
+    );
+  }
+  const out = normFactorOut ?? normFactor;
+  const warnings = file.warnings.filter((w) => !w.includes("normalize_activations"));
+  const told: SaeLensSae = { ...file, warnings, normalizeActivations: "none" };
+  if (normFactor === 1 && out === 1) return told;
+  if (!(normFactor > 0 && out > 0 && Number.isFinite(normFactor) && Number.isFinite(out)))
+    throw usageError(`${folder}: normFactor=${normFactor} must be a positive number`);
+  if (file.architecture === "sluice")
+    throw usageError(`${folder}: is an SAE of ours, which takes raw activations; leave normFactor away`);
+  if (out !== normFactor && saeLensConfig(file.architecture, file.k).transcoder === false)
+    throw usageError(`${folder}: normFactorOut is for transcoders; this SAE gives back its own input`);
+  return {
+    ...told,
+    wEnc: file.wEnc.map((v) => v * normFactor),
+    wDec: file.wDec.map((v) => v / out),
+    ...(file.bDec && { bDec: file.bDec.map((v) => v / out) }),
+    ...(file.wSkip && { wSkip: file.wSkip.map((v) => (v * normFactor) / out) }),
+  };
+}
+
+/** `SAELens`, `dictionary_learning` … of what was loaded. */
+export const formatTitle = ({ format }: LoadedSae): string => saeFormatTitle(format);
 
 function configOf(folder: string, file: SaeLensSae): SaeConfig {
   const { architecture, dIn, dOut, dSae: features, applyBDecToInput } = file;

@@ -1,0 +1,377 @@
+/**
+ * A sparse autoencoder as plain data, between the files of different libraries: our orientation and names, f32, nothing computed.
+ * D input · E output width · F features.
+ */
+import { inputError, usageError } from "../util/index.ts";
+import type { ArrayFile } from "./array-file.ts";
+import { describeArray, type NamedArray, toFloat32, toInt32, transpose2d } from "./named-array.ts";
+
+export const SAE_FORMATS = [
+  "sae-lens",
+  "dictionary-learning",
+  "sparsify",
+  "gemma-scope",
+  "gemma-scope-2",
+  "llama-scope",
+  "llama-scope-r1",
+  "llamascopium",
+  "openai",
+] as const;
+export type SaeFormat = (typeof SAE_FORMATS)[number];
+
+/** Those that can be written. */
+export const WRITABLE_SAE_FORMATS = [
+  "sae-lens",
+  "dictionary-learning",
+  "sparsify",
+  "gemma-scope",
+  "llama-scope",
+] as const satisfies readonly SaeFormat[];
+export type WritableSaeFormat = (typeof WRITABLE_SAE_FORMATS)[number];
+
+export type PlainActivation =
+  | { readonly kind: "relu" }
+  | { readonly kind: "topk"; readonly k: number }
+  | { readonly kind: "jumprelu" }
+  | { readonly kind: "gated" };
+
+export interface PlainTensors {
+  /** [F, D] */
+  readonly wEnc: Float32Array;
+  /** [F]; a gated SAE's b_gate. */
+  readonly bEnc: Float32Array;
+  /** [F, E] */
+  readonly wDec: Float32Array;
+  /** [E] */
+  readonly bDec?: Float32Array;
+  /** [F], of jumprelu. */
+  readonly threshold?: Float32Array;
+  /** [F], of gated. */
+  readonly rMag?: Float32Array;
+  /** [F], of gated. */
+  readonly bMag?: Float32Array;
+  /** [E, D] */
+  readonly wSkip?: Float32Array;
+}
+
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+export interface PlainSae extends PlainTensors {
+  readonly dIn: number;
+  readonly dOut: number;
+  readonly features: number;
+  readonly activation: PlainActivation;
+  /** Whether b_dec is subtracted from the input before the encoder. */
+  readonly applyBDecToInput: boolean;
+  readonly transcoder: boolean;
+  readonly skip: boolean;
+  /** Spelled as SAELens does: hook_name, model_name … */
+  readonly metadata: JsonObject;
+  /** `format`, and what only that format has a word for; written back to the same format. */
+  readonly origin: JsonObject;
+  readonly warnings: readonly string[];
+}
+
+/** What a format leaves open, or what its reader is to take instead. */
+export interface ReadSaeOptions {
+  /** Hook point that it reads, for files that do not say. */
+  readonly hook?: string;
+  /** Hook point of a transcoder's output. */
+  readonly hookOut?: string;
+  readonly modelName?: string;
+  /** What activations were multiplied by before the SAE saw them; 1 says that this is in the weights already. */
+  readonly normFactor?: number;
+  /** The same of a transcoder's target. */
+  readonly normFactorOut?: number;
+  /** Class of a dictionary_learning file without a config.json. */
+  readonly dictClass?: string;
+  /** Threshold of a BatchTopK file that has none. */
+  readonly threshold?: number;
+  /** Takes what cannot be expressed exactly, with a warning that says what was lost. */
+  readonly lossy?: boolean;
+}
+
+/** An opened file of weights with the config that belongs to it. */
+export interface SaeSource {
+  /** What the user named, for messages and for what a path says. */
+  readonly path: string;
+  readonly weights: ArrayFile;
+  readonly config?: { readonly file: string; readonly json: JsonObject };
+}
+
+/** The name of each option on the command line, for messages. */
+export const optionHint = (name: keyof ReadSaeOptions): string =>
+  `${name} (--${name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)} of \`sluice sae convert\`)`;
+
+/** Tensors of a file by name, each checked against the shape that it must have. */
+export class Fields {
+  readonly file: ArrayFile;
+  readonly warnings: string[] = [];
+  readonly #used = new Set<string>();
+
+  constructor(file: ArrayFile) {
+    this.file = file;
+  }
+
+  #read(name: string): NamedArray {
+    if (!this.file.has(name)) {
+      throw inputError(
+        `${this.file.path}: no tensor "${name}"; there are: ${this.file.names().slice(0, 20).join(", ")}`,
+      );
+    }
+    this.#used.add(name);
+    const array = this.file.read(name);
+    if (array.dtype === "f64") this.warnings.push(`${name} is stored as f64 and was rounded to f32`);
+    return array;
+  }
+
+  /** [rows, columns] as stored. */
+  matrix(
+    name: string,
+    rows?: number,
+    columns?: number,
+  ): { data: Float32Array; rows: number; columns: number } {
+    const array = this.#read(name);
+    const { shape } = array;
+    const want = [rows, columns];
+    if (shape.length !== 2 || want.some((n, i) => n !== undefined && n !== shape[i])) {
+      const turned = shape.length === 2 && shape[0] === columns && shape[1] === rows;
+      const hint = turned ? "; it is transposed, so this is not the layout that the format has" : "";
+      throw inputError(
+        `${this.file.path}: ${name} is ${describeArray(array)}, expected [${want.map((n) => n ?? "any").join(", ")}]${hint}`,
+      );
+    }
+    if (shape[0] < 1 || shape[1] < 1)
+      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, which is empty`);
+    return { data: toFloat32(array), rows: shape[0], columns: shape[1] };
+  }
+
+  /** The transpose of a matrix of [rows, columns]. */
+  turned(
+    name: string,
+    rows?: number,
+    columns?: number,
+  ): { data: Float32Array; rows: number; columns: number } {
+    const { data, rows: r, columns: c } = this.matrix(name, rows, columns);
+    return { data: transpose2d(data, r, c), rows: c, columns: r };
+  }
+
+  vector(name: string, length: number): Float32Array {
+    const array = this.#read(name);
+    if (array.shape.length !== 1 || array.shape[0] !== length)
+      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, expected [${length}]`);
+    return toFloat32(array);
+  }
+
+  /** One number, of shape [] or [1]. */
+  scalar(name: string): number {
+    const array = this.#read(name);
+    const values = array.shape.every((n) => n === 1) ? toFloat32(array) : [];
+    if (values.length !== 1)
+      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, expected one number`);
+    return values[0];
+  }
+
+  /** A short list of whole numbers. */
+  integers(name: string): number[] {
+    const array = this.#read(name);
+    if (array.shape.length !== 1 || array.shape[0] > 10_000)
+      throw inputError(
+        `${this.file.path}: ${name} is ${describeArray(array)}, expected a short list of whole numbers`,
+      );
+    return Array.from(toInt32(array));
+  }
+
+  has(name: string): boolean {
+    return this.file.has(name);
+  }
+
+  /** Marks a tensor as known and not needed. */
+  skip(...names: string[]): void {
+    for (const name of names) this.#used.add(name);
+  }
+
+  /** Refuses tensors that nobody asked for: they may change what is computed. */
+  done(what: string): void {
+    for (const name of this.file.names()) {
+      if (!this.#used.has(name))
+        throw inputError(`${this.file.path}: tensor "${name}" is not part of ${what}`);
+    }
+  }
+}
+
+/** A positive whole number of a config. */
+export function wholeOf(file: string, config: JsonObject, key: string): number {
+  const value = config[key];
+  if (!Number.isSafeInteger(value) || (value as number) < 1)
+    throw inputError(`${file}: ${key} must be a positive whole number, not ${JSON.stringify(value)}`);
+  return value as number;
+}
+
+export function flagOf(file: string, config: JsonObject, key: string, missing: boolean): boolean {
+  const value = config[key] ?? missing;
+  if (typeof value !== "boolean")
+    throw inputError(`${file}: ${key} must be true or false, not ${JSON.stringify(value)}`);
+  return value;
+}
+
+export const textOf = (config: JsonObject | undefined, key: string): string | undefined => {
+  const value = config?.[key];
+  return typeof value === "string" && value !== "" ? value : undefined;
+};
+
+export function objectOf(config: JsonObject | undefined, key: string): JsonObject | undefined {
+  const value = config?.[key];
+  return typeof value === "object" && value !== null && !Array.isArray(value)
+    ? (value as JsonObject)
+    : undefined;
+}
+
+/** Sizes that a config names must be those of the tensors. */
+export function checkSize(file: string, config: JsonObject, key: string, size: number): void {
+  const value = config[key];
+  if (value !== undefined && value !== null && value !== size)
+    throw inputError(`${file}: ${key}=${JSON.stringify(value)}, but the tensors have ${size}`);
+}
+
+/** Where it belongs: what the user says, else what the files say. */
+export function placeOf(
+  options: ReadSaeOptions,
+  found: { readonly hook?: string; readonly hookOut?: string; readonly model?: string },
+  more: JsonObject = {},
+): JsonObject {
+  const hook = options.hook ?? found.hook;
+  const hookOut = options.hookOut ?? found.hookOut;
+  const model = options.modelName ?? found.model;
+  return {
+    ...more,
+    ...(model !== undefined && { model_name: model }),
+    ...(hook !== undefined && { hook_name: hook }),
+    ...(hookOut !== undefined && { hook_name_out: hookOut }),
+  };
+}
+
+/**
+ * Decoder rows of a format that promises unit length. Rows that are none while the columns are mean that the matrix is stored
+ * the other way round, which its shape cannot show when F = E.
+ */
+export function checkUnitRows(file: string, wDec: Float32Array, features: number, width: number): string[] {
+  const rows = new Float64Array(features);
+  const columns = new Float64Array(width);
+  for (let f = 0; f < features; f++) {
+    for (let e = 0; e < width; e++) {
+      const square = wDec[f * width + e] ** 2;
+      rows[f] += square;
+      columns[e] += square;
+    }
+  }
+  const unit = (squares: Float64Array): boolean => squares.every((s) => Math.abs(Math.sqrt(s) - 1) < 0.01);
+  if (unit(rows)) return [];
+  if (unit(columns)) {
+    throw inputError(
+      `${file}: the columns of the decoder have length 1 and its rows do not: it is stored transposed; this is not the layout of the format`,
+    );
+  }
+  return [
+    `${file}: the format promises decoder rows of length 1, but they are not; they were taken as they are`,
+  ];
+}
+
+/**
+ * An SAE that was made for factor · x (and whose target was factorOut · y) as one of x and y. Features keep their values:
+ * W_enc·s, W_dec/t, b_dec/t, W_skip·s/t.
+ */
+export function foldFactor(sae: PlainSae, factor: number, factorOut = factor): PlainSae {
+  for (const s of [factor, factorOut]) {
+    if (!(s > 0 && Number.isFinite(s))) throw usageError(`normFactor=${s} must be a positive number`);
+  }
+  if (factor === 1 && factorOut === 1) return sae;
+  if (factor !== factorOut && sae.applyBDecToInput)
+    throw inputError(
+      `input and output are scaled differently (${factor} and ${factorOut}), but b_dec belongs to both`,
+    );
+  return {
+    ...sae,
+    wEnc: sae.wEnc.map((v) => v * factor),
+    wDec: sae.wDec.map((v) => v / factorOut),
+    ...(sae.bDec && { bDec: sae.bDec.map((v) => v / factorOut) }),
+    ...(sae.wSkip && { wSkip: sae.wSkip.map((v) => (v * factor) / factorOut) }),
+    origin: { ...sae.origin, input_scale: factor, ...(factorOut !== factor && { output_scale: factorOut }) },
+  };
+}
+
+/** What is lost when an SAE is written in another format: notes are only told, changes of numbers need leave. */
+export class Losses {
+  readonly #format: string;
+  readonly #lossy: boolean;
+  readonly #notes: string[] = [];
+  readonly #changes: string[] = [];
+
+  constructor(format: string, lossy: boolean) {
+    this.#format = format;
+    this.#lossy = lossy;
+  }
+
+  /** Something that the format has no word for and that changes no number. */
+  note(text: string): void {
+    this.#notes.push(text);
+  }
+
+  /** Something that changes numbers. */
+  change(text: string): void {
+    this.#changes.push(text);
+  }
+
+  refuse(text: string): never {
+    throw usageError(`${this.#format}: ${text}`);
+  }
+
+  /** What was lost; throws if numbers change and the user did not allow it. */
+  list(): string[] {
+    if (this.#changes.length > 0 && !this.#lossy) {
+      throw usageError(
+        `${this.#format}: this SAE cannot be written exactly: ${this.#changes.join("; ")}. Allow it with lossy (--lossy)`,
+      );
+    }
+    return [...this.#changes, ...this.#notes];
+  }
+}
+
+/** The same SAE with b_dec subtracted from the input, or not: the difference goes into the encoder's biases. */
+export function withCentring(sae: PlainSae, wanted: boolean, losses: Losses): PlainSae {
+  if (sae.applyBDecToInput === wanted) return sae;
+  const { wEnc, bDec, dIn, features } = sae;
+  if (!bDec || sae.transcoder) return { ...sae, applyBDecToInput: wanted };
+  if (bDec.every((v) => v === 0)) return { ...sae, applyBDecToInput: wanted };
+  losses.change(
+    wanted
+      ? "the format subtracts b_dec from the input and this SAE does not: W_enc·b_dec goes into b_enc, which rounds"
+      : "the format does not subtract b_dec from the input and this SAE does: W_enc·b_dec goes into b_enc, which rounds",
+  );
+  const sign = wanted ? 1 : -1;
+  const bEnc = Float32Array.from(sae.bEnc);
+  const bMag = sae.bMag && Float32Array.from(sae.bMag);
+  for (let f = 0; f < features; f++) {
+    let shift = 0;
+    for (let d = 0; d < dIn; d++) shift += wEnc[f * dIn + d] * bDec[d];
+    bEnc[f] = sae.bEnc[f] + sign * shift;
+    if (bMag && sae.bMag && sae.rMag) bMag[f] = sae.bMag[f] + sign * shift * Math.exp(sae.rMag[f]);
+  }
+  return { ...sae, bEnc, ...(bMag && { bMag }), applyBDecToInput: wanted };
+}
+
+/** b_dec, or zeros where there is none. */
+export function biasOf(sae: PlainSae, losses: Losses): Float32Array {
+  if (sae.bDec) return sae.bDec;
+  losses.note("that it has no decoder bias: zeros stand for it");
+  return new Float32Array(sae.dOut);
+}
+
+/** Thresholds of relu (0) and jumprelu; other activations have none. */
+export function thresholdsFor(sae: PlainSae, losses: Losses): Float32Array {
+  if (sae.activation.kind === "relu") return new Float32Array(sae.features);
+  if (sae.activation.kind === "jumprelu" && sae.threshold) return sae.threshold;
+  return losses.refuse(
+    `the format has a threshold for every feature; a ${sae.activation.kind} SAE has none, and none would keep the same features`,
+  );
+}
