@@ -158,7 +158,10 @@ function pickleStateDict(entries: readonly (readonly [string, NamedArray])[]): B
     parts.push(length, bytes);
   };
   const int = (value: number): void => {
-    if (value < 256) return raw(0x4b, value);
+    if (value < 256) {
+      raw(0x4b, value);
+      return;
+    }
     const bytes = Buffer.alloc(10);
     bytes.writeUInt8(0x8a, 0); // LONG1 of eight bytes
     bytes.writeUInt8(8, 1);
