@@ -75,6 +75,16 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-boost.ts")).saeGraft,
   },
   {
+    name: "sae convert",
+    summary: "read an SAE of another library, or write one for it",
+    load: async () => (await import("./commands/sae-convert.ts")).saeConvert,
+  },
+  {
+    name: "sae list",
+    summary: "public releases of SAEs: where they are and in which format",
+    load: async () => (await import("./commands/sae-convert.ts")).saeList,
+  },
+  {
     name: "sae eval",
     summary: "measure an SAE: explained variance, L0, dead features, loss recovered, KL",
     load: async () => (await import("./commands/sae-eval.ts")).saeEval,

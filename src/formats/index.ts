@@ -24,6 +24,7 @@ export {
 export { findSae, readSaeFiles, type SaeFiles, saeFormatTitle } from "./sae-file.ts";
 export * from "./sae-lens.ts";
 export { type SaeLensArchitecture, type SaeLensConfig, saeLensTraits } from "./sae-lens-config.ts";
+export { findReleases, SAE_RELEASES, type SaeRelease } from "./sae-releases.ts";
 export * from "./safetensors.ts";
 export type { TensorInfo, TensorShape } from "./safetensors-header.ts";
 export { writeSparsify } from "./sparsify.ts";

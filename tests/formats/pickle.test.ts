@@ -19,7 +19,9 @@ import { temporaryFolder } from "../temporary.ts";
 
 /** Opcodes by their letters; numbers are bytes. */
 const pickle = (...parts: readonly (string | number)[]): Uint8Array =>
-  Buffer.concat(parts.map((part) => (typeof part === "number" ? Buffer.from([part]) : Buffer.from(part, "latin1"))));
+  Buffer.concat(
+    parts.map((part) => (typeof part === "number" ? Buffer.from([part]) : Buffer.from(part, "latin1"))),
+  );
 const text = (value: string): string => `X${String.fromCharCode(value.length)}\0\0\0${value}`;
 
 const refused = (bytes: Uint8Array, message: RegExp): void =>
@@ -131,10 +133,17 @@ test("numpy arrays come back, and headers that are not numpy's are refused", asy
   using temp = temporaryFolder();
   const file = path.join(temp.path, "a.npz");
   const data = Float32Array.of(1, 2, 3, 4, 5, 6);
-  await writeNpz(file, { a: fromFloat32(data, [2, 3]), b: fromFloat32(data, [6]), c: fromFloat32(data.slice(0, 1), []) });
+  await writeNpz(file, {
+    a: fromFloat32(data, [2, 3]),
+    b: fromFloat32(data, [6]),
+    c: fromFloat32(data.slice(0, 1), []),
+  });
   const arrays = openArrays(file);
   assert.equal(arrays.container, "npz");
-  assert.deepEqual(["a", "b", "c"].map((name) => arrays.read(name).shape), [[2, 3], [6], []]);
+  assert.deepEqual(
+    ["a", "b", "c"].map((name) => arrays.read(name).shape),
+    [[2, 3], [6], []],
+  );
   assert.deepEqual(toFloat32(arrays.read("a")), data);
   arrays.close();
 

@@ -23,7 +23,10 @@ interface Entry {
 }
 
 /** An archive that says whatever the test wants it to say. */
-function archive(entries: readonly Entry[], end: { count?: number; size?: number; offset?: number } = {}): Buffer {
+function archive(
+  entries: readonly Entry[],
+  end: { count?: number; size?: number; offset?: number } = {},
+): Buffer {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];
   let at = 0;
@@ -61,7 +64,10 @@ function archive(entries: readonly Entry[], end: { count?: number; size?: number
 
 const hello = Buffer.from("hello");
 
-function opened(bytes: Buffer, work: (zip: ZipFile) => void = (zip) => zip.names().map((n) => zip.read(n))): void {
+function opened(
+  bytes: Buffer,
+  work: (zip: ZipFile) => void = (zip) => zip.names().map((n) => zip.read(n)),
+): void {
   using temp = temporaryFolder();
   const file = path.join(temp.path, "a.zip");
   fs.writeFileSync(file, bytes);
@@ -102,10 +108,15 @@ test("written archives come back, aligned, with and without zip64, and equal con
   using temp = temporaryFolder();
   for (const zip64 of [false, true]) {
     const file = path.join(temp.path, `${zip64}.zip`);
-    const entries = [["x/one", hello], ["x/two", Buffer.alloc(300, 7)], ["x/none", Buffer.alloc(0)]] as const;
+    const entries = [
+      ["x/one", hello],
+      ["x/two", Buffer.alloc(300, 7)],
+      ["x/none", Buffer.alloc(0)],
+    ] as const;
     await writeZip(file, entries, { zip64 });
     const zip = new ZipFile(file);
-    for (const [name, content] of entries) assert.deepEqual(Buffer.from(zip.read(name)), Buffer.from(content));
+    for (const [name, content] of entries)
+      assert.deepEqual(Buffer.from(zip.read(name)), Buffer.from(content));
     zip.close();
     const bytes = fs.readFileSync(file);
     assert.equal(bytes.indexOf(hello) % 64, 0);
@@ -149,7 +160,10 @@ test("entries that overlap or lie in the directory are refused", () => {
     ]),
     /overlaps the entry/,
   );
-  refused(archive([{ name: "a", data: hello, compressedSize: 500, size: 500 }]), /does not fit before the directory/);
+  refused(
+    archive([{ name: "a", data: hello, compressedSize: 500, size: 500 }]),
+    /does not fit before the directory/,
+  );
   refused(archive([{ name: "a", data: hello, size: 500 }]), /is stored, but has two sizes/);
 });
 
@@ -160,7 +174,13 @@ test("zip bombs are refused before anything is decompressed, and lies about size
   refused(archive([bomb]), /would grow from \d+ to 68157440 bytes.*zip bomb/);
   refused(archive([{ ...bomb, size: 1000 }]), /holds more than the 1000 bytes that it announces/);
   const small = { ...bomb, size: 40 << 20 };
-  refused(archive([{ ...small, name: "a" }, { ...small, name: "b" }]), /83886080 bytes would come out of \d+/);
+  refused(
+    archive([
+      { ...small, name: "a" },
+      { ...small, name: "b" },
+    ]),
+    /83886080 bytes would come out of \d+/,
+  );
   const many = Array.from({ length: 10_001 }, (_, i) => ({ name: String(i), data: Buffer.alloc(0) }));
   refused(archive(many), /10001 entries are announced/);
 });
@@ -172,5 +192,8 @@ test("zip64 sizes beyond 2^53 are refused", () => {
   extra.writeBigUInt64LE(2n ** 60n, 4);
   const huge = { name: "a", data: hello, extra, size: 0xffffffff, compressedSize: 0xffffffff };
   refused(archive([huge]), /a size or offset of 1152921504606846976 bytes is announced/);
-  refused(archive([{ ...huge, extra: extra.subarray(0, 10) }]), /does not fit before|is stored, but has two sizes/);
+  refused(
+    archive([{ ...huge, extra: extra.subarray(0, 10) }]),
+    /does not fit before|is stored, but has two sizes/,
+  );
 });

@@ -18,7 +18,9 @@ const fixtures = fileURLToPath(new URL("../../../tests/fixtures/formats/", impor
 /** Every folder of fixtures with files of an SAE in it. */
 function folders(): string[] {
   const all = fs.readdirSync(fixtures, { recursive: true, withFileTypes: true });
-  const found = all.filter((e) => e.isFile() && /\.(pt|npz|safetensors)$/.test(e.name)).map((e) => e.parentPath);
+  const found = all
+    .filter((e) => e.isFile() && /\.(pt|npz|safetensors)$/.test(e.name))
+    .map((e) => e.parentPath);
   return [...new Set(found)].filter((folder) => !/expected|refused/.test(folder)).sort();
 }
 
@@ -133,7 +135,9 @@ test("random opcodes never get out of the pickle reader", () => {
   const known = [..."(NKMJGX]})\x85\x86\x87taeusqrhjcRQb.\x88\x89\x8a"].map((c) => c.charCodeAt(0));
   for (let round = 0; round < 5_000; round++) {
     const bytes = Buffer.from(
-      Array.from({ length: 1 + rng.int(40) }, () => (rng.int(3) > 0 ? known[rng.int(known.length)] : rng.int(256))),
+      Array.from({ length: 1 + rng.int(40) }, () =>
+        rng.int(3) > 0 ? known[rng.int(known.length)] : rng.int(256),
+      ),
     );
     try {
       parsePickle("f", bytes);
