@@ -51,11 +51,10 @@ export function gemmaScopePlace(path: string): GemmaPlace {
   const model = release && `gemma-2-${release[1]}${release[2] === "it" ? "-it" : ""}`;
   const width = /(?:^|\/)width_(\w+?)(?:\/|$)/.exec(text)?.[1];
   const l0 = /average_l0_(\d+)/.exec(text)?.[1];
-  const hooks: Record<string, string> = {
+  const hooks: Partial<Record<string, string>> = {
     res: `blocks.${layer}.hook_resid_post`,
     mlp: `blocks.${layer}.hook_mlp_out`,
     att: `blocks.${layer}.attn.hook_z`,
-    transcoders: `blocks.${layer}.ln2.hook_normalized`,
   };
   const hook = embedding ? "hook_embed" : release && layer !== undefined ? hooks[release[3]] : undefined;
   return {

@@ -29,4 +29,4 @@ export * from "./safetensors.ts";
 export type { TensorInfo, TensorShape } from "./safetensors-header.ts";
 export { writeSparsify } from "./sparsify.ts";
 export { TorchFile, writeTorch } from "./torch-file.ts";
-export { crc32, type WriteZipOptions, writeZip, type ZipEntry, ZipFile } from "./zip.ts";
+export { crc32, type WriteZipOptions, writeZip, type ZipContent, type ZipEntry, ZipFile } from "./zip.ts";

@@ -110,6 +110,6 @@ export function npyParts({ dtype, shape, data }: NamedArray): [Uint8Array, Uint8
 export function writeNpz(path: string, arrays: Readonly<Record<string, NamedArray>>): Promise<void> {
   return writeZip(
     path,
-    Object.entries(arrays).map(([name, array]) => [`${name}.npy`, Buffer.concat(npyParts(array))]),
+    Object.entries(arrays).map(([name, array]) => [`${name}.npy`, npyParts(array)]),
   );
 }

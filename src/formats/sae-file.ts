@@ -132,7 +132,9 @@ export function findSae(place: string): SaeFiles {
   const stat = fs.statSync(place, { throwIfNoEntry: false });
   if (!stat) throw ioError(`open the SAE ${place}`, { code: "ENOENT" });
   if (stat.isFile()) {
-    const found = recognise(place, [path.dirname(place), path.dirname(path.dirname(path.resolve(place)))]);
+    const folder = path.dirname(path.resolve(place));
+    const above = path.basename(folder) === "checkpoints" ? [path.dirname(folder)] : [];
+    const found = recognise(place, [folder, ...above]);
     if (!found) throw unknown(place, place);
     return found;
   }

@@ -291,11 +291,11 @@ const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
   return c >>> 0;
 });
 
-/** zlib's own where Node has it (20.15 and later). */
-export function crc32(bytes: Uint8Array): number {
-  const native = (zlib as { crc32?: (data: Uint8Array) => number }).crc32;
-  if (native) return native(bytes);
-  let crc = 0xffffffff;
+/** Of bytes that follow others of check sum `before`. zlib's own where Node has it (20.15 and later). */
+export function crc32(bytes: Uint8Array, before = 0): number {
+  const native = (zlib as { crc32?: (data: Uint8Array, value: number) => number }).crc32;
+  if (native) return native(bytes, before);
+  let crc = before ^ 0xffffffff;
   for (let i = 0; i < bytes.length; i++) crc = CRC_TABLE[(crc ^ bytes[i]) & 0xff] ^ (crc >>> 8);
   return (crc ^ 0xffffffff) >>> 0;
 }
@@ -307,23 +307,28 @@ export interface WriteZipOptions {
   readonly zip64?: boolean;
 }
 
+/** What an entry holds: bytes, or several stretches of them. */
+export type ZipContent = Uint8Array | readonly Uint8Array[];
+
 /** Writes an archive of stored entries in one step. The same content gives the same bytes. */
 export async function writeZip(
   path: string,
-  entries: readonly (readonly [name: string, content: Uint8Array])[],
+  entries: readonly (readonly [name: string, content: ZipContent])[],
   { align = 64, zip64 = false }: WriteZipOptions = {},
 ): Promise<void> {
   await writeAtomic(path, async (write) => {
     const directory: Buffer[] = [];
     let at = 0;
     for (const [name, content] of entries) {
-      const crc = crc32(content);
-      const large = zip64 || content.length >= 0xffffffff || at >= 0xffffffff;
-      const header = localHeader(name, content.length, crc, { at, align, large });
-      directory.push(centralHeader(name, content.length, crc, { at, large }));
+      const stretches = content instanceof Uint8Array ? [content] : content;
+      const size = stretches.reduce((sum, { length }) => sum + length, 0);
+      const crc = stretches.reduce((sum, bytes) => crc32(bytes, sum), 0);
+      const large = zip64 || size >= 0xffffffff || at >= 0xffffffff;
+      const header = localHeader(name, size, crc, { at, align, large });
+      directory.push(centralHeader(name, size, crc, { at, large }));
       await write(header);
-      await write(content);
-      at += header.length + content.length;
+      for (const bytes of stretches) await write(bytes);
+      at += header.length + size;
     }
     const central = Buffer.concat(directory);
     await write(central);

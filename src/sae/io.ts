@@ -54,7 +54,8 @@ export async function saveSae(
     return { lost: [...rounded, ...(await writePlain(folder, sae, { format, dtype, lossy }))] };
   }
   await writeOwn(folder, sae, dtype);
-  return { lost: rounded };
+  const own = saeLensName(sae.config) === "sluice";
+  return { lost: [...rounded, ...(own ? ["other readers: SAELens has no architecture of this kind"] : [])] };
 }
 
 async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<void> {

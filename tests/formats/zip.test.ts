@@ -197,3 +197,9 @@ test("zip64 sizes beyond 2^53 are refused", () => {
     /does not fit before|is stored, but has two sizes/,
   );
 });
+
+test("the check sum is that of zlib, in one go and in stretches", () => {
+  const bytes = Buffer.from("123456789");
+  assert.equal(crc32(bytes), 0xcbf43926);
+  assert.equal(crc32(bytes.subarray(4), crc32(bytes.subarray(0, 4))), 0xcbf43926);
+});
