@@ -7,13 +7,14 @@ import { dirname, join, normalize, sep } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-const core = ["models", "sae", "store", "nn", "tensor", "text", "formats", "util"];
+const core = ["models", "sae", "store", "nn", "tensor", "text", "formats", "hub", "util"];
 
 /** What each folder of src/ may import, besides itself. cli and server may import all but each other. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
   util: [],
   tensor: ["util"],
-  text: ["util"],
+  hub: ["util"],
+  text: ["hub", "util"],
   report: ["util"],
   nn: ["tensor", "util"],
   formats: ["tensor", "util"],

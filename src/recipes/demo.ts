@@ -3,6 +3,7 @@
  * page to look at. Writes `metrics.json`, `report.html` and the SAE itself.
  */
 import { join } from "node:path";
+import type { HubOptions } from "../hub/index.ts";
 import { densityHistogram, type ReportData, renderReport } from "../report/index.ts";
 import { disposeSae, type Sae, type SaeTrainInput, type TrainRecord } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
@@ -24,6 +25,8 @@ import { openTextTokens } from "./text-tokens.ts";
 
 export interface DemoOptions {
   readonly modelFolder: string;
+  /** Where the model is one of the hub. */
+  readonly hub?: HubOptions;
   readonly text: readonly string[];
   readonly hook: string;
   readonly features: number;
@@ -77,7 +80,7 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
   const all = budgetsOf(options);
   const clock = stopwatch();
   report.stage(`opening ${options.modelFolder} and the text ${options.text.join(", ")}`);
-  const lm = await openLanguageModel(device, options.modelFolder);
+  const lm = await openLanguageModel(device, options.modelFolder, { hub: options.hub });
   const texts: TokenFile[] = [];
   let sae: Sae | undefined;
   try {

@@ -1,15 +1,16 @@
 /**
- * A model folder opened for work: transformer, tokenizer, identity.
+ * A model, in a folder or on the hub, opened for work: transformer, tokenizer, identity.
  */
 import { basename, resolve } from "node:path";
 import { openModelFolder } from "../formats/index.ts";
+import { findModel, type HubOptions } from "../hub/index.ts";
 import { type LoadOptions, loadTransformer, type Transformer } from "../models/index.ts";
 import type { Device } from "../tensor/index.ts";
 import { loadTokenizer, type Tokenizer, TokenPacker, type TokenSource } from "../text/index.ts";
 import { inputError } from "../util/index.ts";
 
 export interface LanguageModel {
-  /** Last part of the folder's path: what stands in files and reports. */
+  /** Last part of the folder's path, or `org/name` on the hub: what stands in files and reports. */
   readonly name: string;
   readonly folder: string;
   /** Hash of config and weights: activations and SAEs name the model by it. */
@@ -18,12 +19,21 @@ export interface LanguageModel {
   readonly tokenizer: Tokenizer;
 }
 
-/** Loads a folder in Hugging Face's layout. The caller disposes the model. */
+export interface OpenModelOptions extends LoadOptions {
+  /** For a model of the hub: progress, signal, settings. */
+  readonly hub?: HubOptions;
+}
+
+/**
+ * Loads a model by its folder in Hugging Face's layout, or by its id on the hub (`org/name@revision`); a path that exists is a
+ * folder. The caller disposes the model.
+ */
 export async function openLanguageModel(
   device: Device,
-  folder: string,
-  options: LoadOptions = {},
+  spec: string,
+  { hub, ...options }: OpenModelOptions = {},
 ): Promise<LanguageModel> {
+  const { folder, name } = (await findModel(spec, hub)) ?? { folder: spec, name: basename(resolve(spec)) };
   const files = openModelFolder(folder);
   const hash = await files.contentHash();
   files.close();
@@ -35,7 +45,7 @@ export async function openLanguageModel(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} ids, but the model embeds ${model.spec.vocabSize}; they do not belong together`,
     );
   }
-  return { name: basename(resolve(folder)), folder: resolve(folder), hash, model, tokenizer };
+  return { name, folder: resolve(folder), hash, model, tokenizer };
 }
 
 export interface WindowOptions {

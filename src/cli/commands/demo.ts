@@ -7,10 +7,10 @@ import { type DemoResult, runDemo } from "../../recipes/index.ts";
 import { formatDuration, type Progress } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
 import { commandName, packageCommit, packagePath, packageVersion, shellWord } from "../package.ts";
-import { count, deviceFields, withDevice } from "./shared.ts";
+import { count, deviceFields, hubOptions, modelHelp, withDevice } from "./shared.ts";
 
 const schema = z.object({
-  model: z.string().optional().describe("model folder [the bundled brook]"),
+  model: z.string().optional().describe(modelHelp(" [the bundled brook]")),
   text: z
     .array(z.string())
     .default(["sotu"])
@@ -78,6 +78,7 @@ export const demo = defineCommand({
       const result = await runDemo(device, {
         ...options,
         modelFolder: folder,
+        hub: hubOptions(context),
         train: { tokens, batch, lr, seed, objective },
         budgets: options.evalK,
         command: commandLine(options),

@@ -8,7 +8,7 @@ import { disposeSae, loadSae } from "../../sae/index.ts";
 import { formatBytes, formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
 import { commandName, packageVersion, shellWord } from "../package.ts";
-import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 const LABELS = {
   reading: { label: "reading the text", unit: "tokens" },
@@ -27,7 +27,7 @@ export const featuresBuild = defineCommand({
     "killed, with the same rows in the end. Look at it with `sluice features list` and `show`.",
   schema: z.object({
     sae: z.string().describe("SAE folder (SAELens layout)"),
-    model: z.string().describe("model folder that the SAE belongs to"),
+    model: z.string().describe(modelHelp("; the SAE belongs to it")),
     ...textFields("train"),
     text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
     hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
@@ -72,7 +72,7 @@ export const featuresBuild = defineCommand({
         const hook = options.hook ?? sae.metadata.hook_name;
         if (typeof hook !== "string")
           throw usageError("the SAE does not say where it belongs; name the point with --hook");
-        return await withModel(device, options.model, (lm) =>
+        return await withModel(device, options.model, context, (lm) =>
           withTokens(options, lm.tokenizer, context, async (text) => {
             const progress = progressOf(context);
             const { excludeTokens } = options;

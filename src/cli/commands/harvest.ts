@@ -6,7 +6,7 @@ import { harvest, tokensHash, windowsOf } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { formatCount } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
-import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 /** Of `--exclude-tokens`. */
 export const EXCLUDE_TOKENS =
@@ -20,7 +20,7 @@ export const harvestCommand = defineCommand({
     "tokens and positions. One forward pass serves all points and stops after the last. BOS and other special tokens " +
     "are left out unless --exclude-tokens chooses others. The same command continues an interrupted harvest.",
   schema: z.object({
-    model: z.string().describe("model folder (config.json, model.safetensors, tokenizer.json)"),
+    model: z.string().describe(modelHelp(" (config.json, model.safetensors, tokenizer.json)")),
     ...textFields("train"),
     text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
     hook: z.array(z.string()).describe("hook points, as in blocks.3.hook_resid_post"),
@@ -44,7 +44,7 @@ export const harvestCommand = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
-      withModel(device, options.model, (lm) =>
+      withModel(device, options.model, context, (lm) =>
         withTokens(options, lm.tokenizer, context, async (tokens) => {
           const packer = windowsOf(lm, tokens, options);
           const progress = context.progress({ label: "harvest", unit: "rows", total: options.tokens });

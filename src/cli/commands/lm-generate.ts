@@ -6,12 +6,12 @@ import { generate, type TokenEvent } from "../../models/index.ts";
 import { openLanguageModel } from "../../recipes/index.ts";
 import { formatCount, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, withDevice } from "./shared.ts";
+import { count, deviceFields, modelHelp, withDevice } from "./shared.ts";
 
 const sampling = { group: "Sampling" };
 
 const schema = z.object({
-  model: z.string().describe("model folder"),
+  model: z.string().describe(modelHelp()),
   prompt: z.string().default("").describe("text to continue; without one the model begins a document"),
   maxNewTokens: count().default(128).describe("most tokens to write"),
   samples: count().default(1).describe("continuations, written in one batch"),

@@ -14,7 +14,7 @@ import {
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
 
 const share = () => z.number().min(0).max(1);
 
@@ -27,7 +27,7 @@ const schema = z.object({
     .array(z.string())
     .optional()
     .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
-  model: z.string().describe("model folder that the SAE belongs to"),
+  model: z.string().describe(modelHelp("; the SAE belongs to it")),
   ...textFields("heldout"),
   text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
@@ -76,7 +76,7 @@ export const saeAbsorption = defineCommand({
         for (const folder of folders) loaded.push(await loadBoosted(device, folder, parts));
         for (const warning of loaded.flatMap(({ warnings }) => warnings)) context.log(warning);
         const hook = options.hook ?? hookOf(folders, loaded);
-        const results = await withModel(device, options.model, (lm) =>
+        const results = await withModel(device, options.model, context, (lm) =>
           withTokens(options, lm.tokenizer, context, (text) => {
             const saes = loaded.map(({ sae }) => sae);
             return measure({ ...options, lm, saes, hook, text }, context);

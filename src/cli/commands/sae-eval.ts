@@ -21,6 +21,7 @@ import {
   count,
   deviceFields,
   evalProgress,
+  modelHelp,
   refuseLiveFlags,
   textFields,
   withDevice,
@@ -38,7 +39,7 @@ const schema = z.object({
     .string()
     .optional()
     .describe("folder of harvested activations, instead of --model and --text"),
-  model: z.string().optional().describe("model folder, for cross-entropy and KL with the SAE in place"),
+  model: z.string().optional().describe(modelHelp("; for cross-entropy and KL with the SAE in place")),
   ...textFields("heldout"),
   excludeTokens: z
     .string()
@@ -139,7 +140,7 @@ function evaluateLive(
   if (typeof hook !== "string") {
     throw usageError("the SAE does not say where it belongs; name the point with --hook");
   }
-  return withModel(device, model, (lm) =>
+  return withModel(device, model, context, (lm) =>
     withTokens({ ...options, text }, lm.tokenizer, context, (file) =>
       evaluateOnModel(
         device,

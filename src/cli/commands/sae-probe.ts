@@ -14,7 +14,7 @@ import {
 import { usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, withDevice, withModel } from "./shared.ts";
+import { count, deviceFields, modelHelp, withDevice, withModel } from "./shared.ts";
 
 const OFFLINE = ["spam", "brown-genres", "languages"];
 
@@ -24,7 +24,7 @@ const schema = z.object({
     .array(z.string())
     .optional()
     .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
-  model: z.string().describe("model folder that the SAE belongs to"),
+  model: z.string().describe(modelHelp("; the SAE belongs to it")),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   set: z
     .array(z.string())
@@ -78,7 +78,7 @@ export const saeProbe = defineCommand({
         const hook = options.hook ?? sae.base.metadata.hook_name;
         if (typeof hook !== "string")
           throw usageError("the SAE does not say where it belongs; name the point with --hook");
-        return await withModel(device, options.model, async (lm) => {
+        return await withModel(device, options.model, context, async (lm) => {
           const found: SetProbing[] = [];
           for (const { name, documents } of sets) {
             const progress = context.progress({ label: `reading ${name}`, unit: "passages" });

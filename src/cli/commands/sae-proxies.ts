@@ -8,14 +8,23 @@ import { disposeSae, type LoadedSae, loadSae } from "../../sae/index.ts";
 import { usageError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { EXCLUDE_TOKENS } from "./harvest.ts";
-import { columnsOf, count, deviceFields, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  columnsOf,
+  count,
+  deviceFields,
+  modelHelp,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const schema = z.object({
   sae: z
     .array(z.string())
     .min(1)
     .describe("SAE folders (SAELens layout), which share one pass over the text"),
-  model: z.string().describe("model folder that the SAEs belong to"),
+  model: z.string().describe(modelHelp("; the SAEs belong to it")),
   ...textFields("heldout"),
   text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
   k: z
@@ -52,7 +61,7 @@ export const saeProxies = defineCommand({
           if (typeof hook === "string") return { sae, hook };
           throw usageError(`${options.sae[i]} does not say where it belongs (hook_name in its metadata)`);
         });
-        const found = await withModel(device, options.model, (lm) =>
+        const found = await withModel(device, options.model, context, (lm) =>
           withTokens(options, lm.tokenizer, context, async (text) => {
             const line = context.progress({ label: "counting", unit: "tokens", total: options.tokens });
             const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);

@@ -2,6 +2,8 @@
  * Options that several commands have, and how they become devices, models and texts.
  */
 import { z } from "zod";
+import type { HubOptions } from "../../hub/index.ts";
+import type { LoadOptions } from "../../models/index.ts";
 import {
   type LanguageModel,
   openLanguageModel,
@@ -70,13 +72,36 @@ export async function withDevice<T>(
   }
 }
 
-/** Runs `work` with a model that is freed afterwards. */
+/** Of `--model`, with what the command wants it for. */
+export const modelHelp = (what = ""): string => `model: a folder, or org/name[@revision] on the hub${what}`;
+
+/** Downloads from the hub: a line of progress for each repository, Ctrl-C, messages. */
+export function hubOptions(context: CommandContext): HubOptions {
+  const lines = new Map<string, Progress>();
+  return {
+    signal: context.signal,
+    log: context.log,
+    onProgress({ repo, file, done, start, total }) {
+      const line =
+        lines.get(repo) ?? context.progress({ label: `downloading ${repo}`, unit: "bytes", total, start });
+      lines.set(repo, line);
+      line.update(done, { file });
+      if (done < total) return;
+      line.finish();
+      lines.delete(repo);
+    },
+  };
+}
+
+/** Runs `work` with a model, of a folder or of the hub, that is freed afterwards. */
 export async function withModel<T>(
   device: Device,
-  folder: string,
+  model: string,
+  context: CommandContext,
   work: (lm: LanguageModel) => Promise<T>,
+  options: LoadOptions = {},
 ): Promise<T> {
-  const lm = await openLanguageModel(device, folder);
+  const lm = await openLanguageModel(device, model, { ...options, hub: hubOptions(context) });
   try {
     return await work(lm);
   } finally {

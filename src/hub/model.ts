@@ -1,0 +1,66 @@
+/**
+ * The files of a language model on the hub: config, tokenizer, weights in safetensors, and nothing else of the repository.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { inputError, readJson } from "../util/index.ts";
+import type { RepoFile } from "./cache.ts";
+import { type HubOptions, openRepo, type Repo } from "./repo.ts";
+import { parseModelId, type RepoId, showRepo } from "./repo-id.ts";
+
+const REQUIRED = ["config.json", "tokenizer.json"];
+const OPTIONAL = [
+  "generation_config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+];
+const WEIGHTS = "model.safetensors";
+const INDEX = "model.safetensors.index.json";
+
+/** A model's files on this machine. */
+export interface ModelFiles {
+  readonly folder: string;
+  /** What to call it: the folder's last part, or `org/name` on the hub. */
+  readonly name: string;
+}
+
+/** A model by folder or by hub id; a path that exists is a folder. What is not in the cache is downloaded. */
+export async function findModel(spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> {
+  const id = existsSync(spec) ? undefined : parseModelId(spec);
+  return id && { folder: await fetchModel(id, options), name: id.name };
+}
+
+/** The folder with a model's files, in the cache. */
+export async function fetchModel(id: RepoId, options: HubOptions = {}): Promise<string> {
+  const repo = await openRepo(id, options);
+  const files = await repo.list();
+  const named = (names: readonly string[]) => files.filter(({ path }) => names.includes(path));
+  const small = named([...REQUIRED, ...OPTIONAL]);
+  const absent = REQUIRED.filter((name) => !small.some(({ path }) => path === name));
+  const weights = named([WEIGHTS]);
+  const index = weights.length > 0 ? [] : named([INDEX]);
+  if (weights.length + index.length === 0) absent.push(repo.offline ? `${WEIGHTS} or ${INDEX}` : WEIGHTS);
+  if (absent.length > 0) throw unusable(repo, files, absent);
+  await repo.fetch(index);
+  return repo.fetch([...small, ...index, ...weights, ...(index.length > 0 ? shardsOf(repo, files) : [])]);
+}
+
+/** The shards that the index names. */
+function shardsOf(repo: Repo, files: readonly RepoFile[]): RepoFile[] {
+  const map = (readJson(join(repo.folder, INDEX)) as { weight_map?: Record<string, string> }).weight_map;
+  const names = [...new Set(Object.values(map ?? {}))].sort();
+  const shards = names.map((name) => files.find(({ path }) => path === name));
+  const absent = names.filter((_, i) => shards[i] === undefined);
+  if (absent.length > 0) throw repo.missing(absent);
+  return shards as RepoFile[];
+}
+
+function unusable(repo: Repo, files: readonly RepoFile[], absent: readonly string[]): Error {
+  if (repo.offline || absent.includes("config.json")) return repo.missing(absent);
+  const other = files.find(({ path }) => /\.(bin|pth?|gguf|msgpack|h5)$/.test(path))?.path;
+  const hint = absent.includes(WEIGHTS)
+    ? other && `; ${other} is not readable here: convert it with save_pretrained(safe_serialization=True)`
+    : "; convert its tokenizer with AutoTokenizer.from_pretrained(…).save_pretrained(…)";
+  return inputError(`${showRepo(repo.id)} has no ${absent.join(", no ")}${hint ?? ""}`);
+}
