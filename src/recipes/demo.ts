@@ -146,12 +146,12 @@ const pathsIn = (out: string) => ({
 });
 
 function openSplit(
-  { text, report, signal }: DemoOptions,
+  { text, report, hub, signal }: DemoOptions,
   { tokenizer }: LanguageModel,
   split: "train" | "heldout",
 ): Promise<TokenFile> {
   report.stage(`tokens of ${text.join(", ")}, ${split}`);
-  return openTextTokens({ text, split, tokenizer, signal, log: report.stage });
+  return openTextTokens({ text, split, tokenizer, hub, signal, log: report.stage });
 }
 
 async function trainStage(

@@ -4,6 +4,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { copyFile, mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
+import type { HubOptions } from "../hub/index.ts";
 import {
   buildTokenMix,
   loadTokenizer,
@@ -38,6 +39,8 @@ export interface LmDataOptions {
   readonly out: string;
   /** The model's context, written into the tokenizer's config. */
   readonly context: number;
+  /** Texts of the hub: progress, settings. */
+  readonly hub?: HubOptions;
   readonly signal?: AbortSignal;
   readonly log?: (message: string) => void;
   /** Called now and then; `label` says what is being done. */
@@ -87,7 +90,7 @@ export async function openTokenizer(options: LmDataOptions): Promise<Tokenizer> 
 }
 
 async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
-  const { source, vocab, out, context, signal, log, onProgress } = options;
+  const { source, vocab, out, context, hub, signal, log, onProgress } = options;
   const onMerge = (merges: number) => onProgress?.("training the tokenizer", merges, "merges");
   switch (source.kind) {
     case "mix":
@@ -95,7 +98,13 @@ async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
     case "text": {
       const counter = new WordCounter();
       let read = 0;
-      const documents = await openText(source.text, { split: "train", field: source.field, signal, log });
+      const documents = await openText(source.text, {
+        split: "train",
+        field: source.field,
+        hub,
+        signal,
+        log,
+      });
       for await (const { text } of documents) {
         counter.add(text.slice(0, SAMPLE - read));
         read += text.length;
@@ -139,10 +148,10 @@ async function openTokens(
       return data(open(join(folder, "train.tokens")), openFiles([join(folder, "heldout")], open), mix);
     }
     case "text": {
-      const { signal, log } = options;
+      const { hub, signal, log } = options;
       const onProgress = ({ tokens }: { tokens: number }) =>
         options.onProgress?.("tokenizing", tokens, "tokens");
-      const ask = { field: source.field, tokenizer, signal, log, onProgress };
+      const ask = { field: source.field, tokenizer, hub, signal, log, onProgress };
       const train = await openTextTokens({ ...ask, text: source.text, split: "train" });
       opened.push(train);
       const heldOut: Record<string, TokenFile> = {};

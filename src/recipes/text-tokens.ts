@@ -6,10 +6,12 @@ import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
+import { type HubOptions, isDatasetPath } from "../hub/index.ts";
 import {
   defaultCacheDir,
   isCorpus,
   openText,
+  pinText,
   type Split,
   TokenFile,
   type Tokenizer,
@@ -20,15 +22,17 @@ import {
 import { SluiceError } from "../util/index.ts";
 
 export interface TextTokensOptions {
-  /** A corpus of the catalogue, a file or a folder; several are read one after another. */
+  /** A corpus of the catalogue, a file, a folder or a dataset of the hub; several are read one after another. */
   readonly text: readonly string[];
   /** Which documents; held-out ones are never trained on. */
   readonly split: Split;
   readonly tokenizer: Tokenizer;
-  /** JSON lines: the field that holds the text. */
+  /** JSON lines and Parquet: the field or column that holds the text. */
   readonly field?: string;
   /** Where corpora and tokens are kept; default the user's cache. */
   readonly cacheDir?: string;
+  /** Datasets of the hub: progress, settings. */
+  readonly hub?: HubOptions;
   readonly signal?: AbortSignal;
   readonly log?: (message: string) => void;
   readonly onProgress?: (progress: { tokens: number; tokensPerSecond: number }) => void;
@@ -36,9 +40,13 @@ export interface TextTokensOptions {
 
 /** Opens the tokens of a text, tokenising it first if that was never done. The caller closes the file. */
 export async function openTextTokens(options: TextTokensOptions): Promise<TokenFile> {
-  const { text, split, tokenizer, field, cacheDir = defaultCacheDir(), log } = options;
-  const asked = digest([tokenizer.hash, split, field, text.map((t) => (isCorpus(t) ? t : resolve(t)))]);
-  const found = digest(await Promise.all(text.map((t) => textFingerprint(t, { cacheDir }))));
+  const { text, split, tokenizer, field, cacheDir = defaultCacheDir(), hub, signal, log } = options;
+  const isName = (t: string) => isCorpus(t) || isDatasetPath(t);
+  const asked = digest([tokenizer.hash, split, field, text.map((t) => (isName(t) ? t : resolve(t)))]);
+  const pinned = await Promise.all(text.map((t) => pinText(t, { hub, signal, log })));
+  const found = digest(
+    await Promise.all(pinned.map((t) => textFingerprint(t, { cacheDir, hub, signal, log }))),
+  );
   const path = join(cacheDir, "tokens", `${asked}-${found}.tokens`);
   if (existsSync(path)) {
     try {
@@ -48,14 +56,14 @@ export async function openTextTokens(options: TextTokensOptions): Promise<TokenF
       log?.(`${error.message}; the text is tokenised again`);
     }
   }
-  await tokenize(path, options);
+  await tokenize(path, pinned, options);
   await removeOlder(path, asked);
   return TokenFile.open(path, { tokenizer: tokenizer.hash });
 }
 
-async function tokenize(path: string, options: TextTokensOptions): Promise<void> {
-  const { text, split, field, tokenizer, cacheDir, signal, log, onProgress } = options;
-  const documents = await openText(text, { split, field, cacheDir, signal, log });
+async function tokenize(path: string, pinned: readonly string[], options: TextTokensOptions): Promise<void> {
+  const { text, split, field, tokenizer, cacheDir, hub, signal, log, onProgress } = options;
+  const documents = await openText(pinned, { split, field, cacheDir, hub, signal, log });
   const source = `${text.join(", ").slice(0, 1000)} (${split})`;
   await tokenizeDocuments(documents, tokenizer, path, { source, signal, onProgress });
 }

@@ -1,16 +1,15 @@
 /**
  * Files read in pieces: blocks that end at a paragraph, and lines. Memory is bounded by the piece, not by the file.
  */
-import { type FileHandle, open } from "node:fs/promises";
-import { inputError, ioError, usageError } from "../util/errors.ts";
+import { inputError, usageError } from "../util/errors.ts";
+import { readChunks } from "./chunks.ts";
 
 export interface Piece {
   bytes: Buffer;
-  /** Of its first byte in the file. */
+  /** Of its first byte in the (unpacked) file. */
   offset: number;
 }
 
-const readBytes = 1 << 18;
 /** Bytes of the longest UTF-8 sequence: a block holds at least one character. */
 const longestCharacter = 4;
 /** Longest line of a JSON-lines file. */
@@ -21,7 +20,7 @@ export async function* readBlocks(path: string, size: number): AsyncGenerator<Pi
   if (!(Number.isInteger(size) && size >= longestCharacter))
     throw usageError(`${path}: blockBytes=${size}, expected a whole number of at least ${longestCharacter}`);
   let held: Piece = { bytes: Buffer.alloc(0), offset: 0 };
-  for await (const chunk of chunks(path)) {
+  for await (const chunk of readChunks(path)) {
     held.bytes = held.bytes.length === 0 ? chunk : Buffer.concat([held.bytes, chunk]);
     for (; held.bytes.length >= size; held = after(held, size)) yield before(held, size);
   }
@@ -50,7 +49,7 @@ export async function* readLines(path: string): AsyncGenerator<Piece> {
   let held: Buffer[] = [];
   let heldBytes = 0;
   let offset = 0;
-  for await (const chunk of chunks(path)) {
+  for await (const chunk of readChunks(path)) {
     let start = 0;
     for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, start)) {
       held.push(chunk.subarray(start, end));
@@ -71,25 +70,6 @@ export async function* readLines(path: string): AsyncGenerator<Piece> {
     }
   }
   if (heldBytes > 0) yield { bytes: Buffer.concat(held), offset };
-}
-
-async function* chunks(path: string): AsyncGenerator<Buffer> {
-  let file: FileHandle;
-  try {
-    file = await open(path, "r");
-  } catch (cause) {
-    throw ioError(`read ${path}`, cause);
-  }
-  try {
-    for (;;) {
-      const buffer = Buffer.allocUnsafe(readBytes);
-      const { bytesRead } = await file.read(buffer, 0, readBytes);
-      if (bytesRead === 0) return;
-      yield buffer.subarray(0, bytesRead);
-    }
-  } finally {
-    await file.close();
-  }
 }
 
 /** Where to cut: never inside a UTF-8 sequence. */

@@ -36,7 +36,7 @@ export {
   sampleWords,
   trainMixTokenizer,
 } from "./mix.ts";
-export { type OpenTextOptions, openText, type TextSource, textFingerprint } from "./open-text.ts";
+export { type OpenTextOptions, openText, pinText, type TextSource, textFingerprint } from "./open-text.ts";
 export {
   MemoryTokens,
   type PackedBatch,

@@ -1,16 +1,27 @@
 /**
- * Any text a user can name: a corpus of the catalogue, a text file, JSON lines, a folder. Streamed, in a fixed order, with
- * UTF-8 errors by file and byte.
+ * Any text a user can name: a corpus of the catalogue, a text file, JSON lines, Parquet, a folder, files of a dataset on the hub;
+ * packed by gzip or zstd or not. Streamed, in a fixed order, with errors by file and byte, line or row group.
  */
 import { stat } from "node:fs/promises";
 import { basename, extname, join, resolve } from "node:path";
+import {
+  type HubOptions,
+  isDatasetPath,
+  isPattern,
+  openRepo,
+  parseDatasetPath,
+  type Repo,
+  type RepoFile,
+} from "../hub/index.ts";
 import { inputError, throwIfAborted, usageError } from "../util/errors.ts";
 import { didYouMean } from "../util/names.ts";
 import { cutBlocks, type Piece, readBlocks, readLines } from "./blocks.ts";
 import { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
+import { isPacked, unpackedName } from "./chunks.ts";
 import { corpusDocuments } from "./corpus.ts";
 import { hashUnit } from "./hashing.ts";
 import { type InstallOptions, otherVersions } from "./install.ts";
+import { parquetTexts } from "./parquet.ts";
 import { listFiles } from "./readers/files.ts";
 import type { Document, Split } from "./types.ts";
 import { decodeUtf8, type InvalidUtf8 } from "./utf8.ts";
@@ -18,22 +29,24 @@ import { decodeUtf8, type InvalidUtf8 } from "./utf8.ts";
 export interface OpenTextOptions extends InstallOptions {
   /** Which documents; "all" by default. What is held out of user files: see `userHeldOut`. */
   split?: Split;
-  /** JSON lines: the field that holds the text, "text" by default. */
+  /** JSON lines and Parquet: the field or column that holds the text, "text" by default. */
   field?: string;
   /** Invalid UTF-8: an error (default), or U+FFFD. */
   invalid?: InvalidUtf8;
   /** Text files longer than this many bytes become several documents, cut at paragraphs; 1 MiB by default. */
   blockBytes?: number;
+  /** Datasets of the hub: progress, settings. */
+  hub?: HubOptions;
 }
 
 /** Text that can be read any number of times. Reading it throws if there is no document at all. */
 export interface TextSource extends AsyncIterable<Document> {
   name: string;
-  kind: "corpus" | "file" | "folder" | "several";
+  kind: "corpus" | "file" | "folder" | "hub" | "several";
 }
 
 /**
- * What is held out of the user's own files: `share` of the records of JSON lines, and of the units of other files, which are
+ * What is held out of the user's own files: `share` of the records of JSON lines and Parquet, and of the units of other files, which are
  * stretches of at most `unitBytes` that end at a paragraph if they can. Chosen by the hash of the content, so that neither
  * names nor paths decide, and equal stretches are always on one side. Neighbouring units of one split are one document.
  * Of a block of at least 1 / share units something is always held out; of a smaller text it may be nothing.
@@ -46,9 +59,17 @@ const codeEndings = new Set(
     " ",
   ),
 );
+/** JSON lines. */
+const lineEndings = new Set([".jsonl", ".ndjson", ".json"]);
 const skippedFolders = new Set(["node_modules", ".git", ".hg", ".svn", "__pycache__"]);
 
-/** Opens a text, or several one after another. Unknown names and missing files throw at once. */
+/** A folder is no text by these: they describe it. */
+const cards = new Set(["readme.md", "license.md", "license.txt"]);
+
+/**
+ * Opens a text, or several one after another. Unknown names and missing files throw at once; files of the hub are downloaded
+ * when their turn comes.
+ */
 export async function openText(
   spec: string | readonly string[],
   options: OpenTextOptions = {},
@@ -66,6 +87,10 @@ export async function openText(
     corpusByName(spec);
     return source(spec, "corpus", () => corpusDocuments(spec, options), options);
   }
+  if (isDatasetPath(spec)) {
+    const dataset = await openDataset(spec, options);
+    return source(spec, "hub", () => datasetDocuments(dataset, options), options);
+  }
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));
   return found.isDirectory()
@@ -75,12 +100,12 @@ export async function openText(
 
 /**
  * What the documents of a text depend on, found without reading them: a corpus's packages and reader (and the versions in the
- * cache, where they are not the catalogue's), or the rule of the split and the paths, sizes and times of change of the files.
- * Equal values mean equal documents. A text that does not exist throws.
+ * cache, where they are not the catalogue's), or the rule of the split and the paths, sizes and times of change of the files, or
+ * a dataset's commit and files. Equal values mean equal documents. A text that does not exist throws.
  */
 export async function textFingerprint(
   spec: string,
-  options: Pick<InstallOptions, "cacheDir"> = {},
+  options: Pick<OpenTextOptions, "cacheDir" | "hub" | "signal" | "log"> = {},
 ): Promise<unknown> {
   if (isCorpus(spec)) {
     const corpus = corpusByName(spec);
@@ -88,6 +113,10 @@ export async function textFingerprint(
     const installed = await otherVersions(corpus, options);
     const parts = { source, reader, heldOut, ...(Object.keys(installed).length > 0 ? { installed } : {}) };
     return JSON.parse(JSON.stringify(parts, (_, v) => (v instanceof RegExp ? String(v) : v)));
+  }
+  if (isDatasetPath(spec)) {
+    const { repo, files } = await openDataset(spec, options);
+    return [userHeldOut, repo.commit, files.map(({ path, size }) => [path, size])];
   }
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));
@@ -97,6 +126,64 @@ export async function textFingerprint(
     return [resolve(file), size, mtimeMs];
   });
   return [userHeldOut, ...(await Promise.all(states))];
+}
+
+/** The text at the commit that its revision is now, so that reading it twice reads the same; other texts as they are. */
+export async function pinText(
+  spec: string,
+  options: Pick<OpenTextOptions, "hub" | "signal" | "log"> = {},
+): Promise<string> {
+  if (isCorpus(spec) || !isDatasetPath(spec)) return spec;
+  const { repo: id, path } = parseDatasetPath(spec);
+  const { commit } = await openRepo(id, hubOptions(options));
+  return `hf://datasets/${id.name}@${commit}${path === "" ? "" : `/${path}`}`;
+}
+
+const hubOptions = ({ hub, signal, log }: Pick<OpenTextOptions, "hub" | "signal" | "log">): HubOptions => ({
+  signal,
+  log,
+  ...hub,
+});
+
+interface Dataset {
+  repo: Repo;
+  files: RepoFile[];
+}
+
+/** The files that a path or pattern in a dataset means. A folder's are those that hold text; the dataset's card is not. */
+async function openDataset(
+  spec: string,
+  options: Pick<OpenTextOptions, "hub" | "signal" | "log">,
+): Promise<Dataset> {
+  const { repo: id, path } = parseDatasetPath(spec);
+  const repo = await openRepo(id, hubOptions(options));
+  const found = await repo.find(path);
+  const named = isPattern(path) || found.some((file) => file.path === path);
+  const files = named ? found : found.filter((file) => isTextFile(file.path) && !isCard(file.path));
+  if (files.length === 0) {
+    const near = found.length > 0 ? found : await repo.list();
+    const where = repo.offline ? ` of those in the cache (${repo.folder}; HF_HUB_OFFLINE is set)` : "";
+    throw usageError(
+      `${spec}: no file of text${where}${didYouMean(
+        path,
+        near.map((file) => file.path),
+      )}`,
+    );
+  }
+  return { repo, files };
+}
+
+const isCard = (path: string): boolean =>
+  cards.has(path.toLowerCase()) || path.split("/").some((part) => part.startsWith("."));
+
+async function* datasetDocuments(
+  { repo, files }: Dataset,
+  options: OpenTextOptions,
+): AsyncGenerator<Document> {
+  for (const file of files) {
+    const folder = await repo.fetch([file]);
+    yield* fileDocuments(join(folder, file.path), file.path, options);
+  }
 }
 
 function unknownText(spec: string): string {
@@ -138,7 +225,10 @@ async function* chain(sources: readonly TextSource[]): AsyncGenerator<Document> 
 
 async function* folderDocuments(folder: string, options: OpenTextOptions): AsyncGenerator<Document> {
   const files = await folderFiles(folder);
-  if (files.length === 0) throw inputError(`${folder} has no text files (.txt, .md, .jsonl or source code)`);
+  if (files.length === 0)
+    throw inputError(
+      `${folder} has no text files (.txt, .md, .jsonl, .parquet or source code, packed or not)`,
+    );
   for (const file of files) yield* fileDocuments(join(folder, file), file, options);
 }
 
@@ -147,15 +237,20 @@ async function folderFiles(folder: string): Promise<string[]> {
   return (await listFiles(folder, skippedFolders)).filter(isTextFile);
 }
 
+/** Whether a file in a folder is read. A plain .json is not: it is as likely a setting as a text. */
 function isTextFile(path: string): boolean {
-  const ending = extname(path).toLowerCase();
-  return textEndings.has(ending) || codeEndings.has(ending) || ending === ".jsonl";
+  const ending = endingOf(path);
+  if (ending === ".parquet" || lineEndings.has(ending)) return ending !== ".json" || isPacked(path);
+  return textEndings.has(ending) || codeEndings.has(ending);
 }
 
+/** Of the name without .gz or .zst. */
+const endingOf = (path: string): string => extname(unpackedName(path)).toLowerCase();
+
 function fileDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
-  return extname(path).toLowerCase() === ".jsonl"
-    ? jsonlDocuments(path, id, options)
-    : textDocuments(path, id, options);
+  const ending = endingOf(path);
+  if (ending === ".parquet") return parquetDocuments(path, id, options);
+  return lineEndings.has(ending) ? jsonlDocuments(path, id, options) : textDocuments(path, id, options);
 }
 
 async function* textDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
@@ -194,17 +289,32 @@ async function* jsonlDocuments(path: string, id: string, options: OpenTextOption
     const json = decodeUtf8(bytes, path, { invalid, offset });
     if (json.trim() === "") continue;
     const text = textField(json, field, `${path}: line ${line} (byte ${offset})`);
-    if (split === "all" || placeOf(text) < userHeldOut.share === (split === "heldout"))
-      yield { id: `${id}:${line}`, text };
+    if (isIn(split, text)) yield { id: `${id}:${line}`, text };
   }
 }
+
+/** Rows without a value are left out. */
+async function* parquetDocuments(
+  path: string,
+  id: string,
+  options: OpenTextOptions,
+): AsyncGenerator<Document> {
+  const { invalid, field = "text", split = "all" } = options;
+  for await (const { row, text } of parquetTexts(path, field, { invalid })) {
+    if (text !== undefined && isIn(split, text)) yield { id: `${id}:${row + 1}`, text };
+  }
+}
+
+/** Whether a record belongs to a split. */
+const isIn = (split: Split, text: string): boolean =>
+  split === "all" || placeOf(text) < userHeldOut.share === (split === "heldout");
 
 function textField(json: string, field: string, place: string): string {
   let record: unknown;
   try {
     record = JSON.parse(json);
   } catch (cause) {
-    throw inputError(`${place} is not JSON: ${(cause as Error).message}`, cause);
+    throw inputError(`${place} is not JSON, a record a line: ${(cause as Error).message}`, cause);
   }
   const isRecord = typeof record === "object" && record !== null && !Array.isArray(record);
   const value = isRecord ? (record as Record<string, unknown>)[field] : undefined;

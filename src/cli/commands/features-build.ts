@@ -8,7 +8,16 @@ import { disposeSae, loadSae } from "../../sae/index.ts";
 import { formatBytes, formatCount, type Progress, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
 import { commandName, packageVersion, shellWord } from "../package.ts";
-import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  modelHelp,
+  TEXTS,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const LABELS = {
   reading: { label: "reading the text", unit: "tokens" },
@@ -29,7 +38,7 @@ export const featuresBuild = defineCommand({
     sae: z.string().describe("SAE folder (SAELens layout)"),
     model: z.string().describe(modelHelp("; the SAE belongs to it")),
     ...textFields("train"),
-    text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
+    text: z.array(z.string()).describe(TEXTS),
     hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
     tokens: count().default(1_000_000).describe("tokens to read, in windows chosen at random"),
     out: z.string().describe("folder for the database"),

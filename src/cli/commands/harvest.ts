@@ -6,7 +6,16 @@ import { harvest, tokensHash, windowsOf } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { formatCount } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
-import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  modelHelp,
+  TEXTS,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 /** Of `--exclude-tokens`. */
 export const EXCLUDE_TOKENS =
@@ -22,7 +31,7 @@ export const harvestCommand = defineCommand({
   schema: z.object({
     model: z.string().describe(modelHelp(" (config.json, model.safetensors, tokenizer.json)")),
     ...textFields("train"),
-    text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
+    text: z.array(z.string()).describe(TEXTS),
     hook: z.array(z.string()).describe("hook points, as in blocks.3.hook_resid_post"),
     tokens: count().describe("rows to write per hook point"),
     out: z.string().describe("folder; one subfolder per hook point if there are several"),

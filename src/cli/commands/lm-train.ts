@@ -13,7 +13,7 @@ import {
 import type { MixConfig } from "../../text/index.ts";
 import { formatCount, formatDuration, type Progress, readJson, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, withDevice } from "./shared.ts";
+import { count, deviceFields, hubOptions, TEXTS, withDevice } from "./shared.ts";
 
 const text = { group: "Text" };
 const model = { group: "Model" };
@@ -21,11 +21,7 @@ const optimizer = { group: "Optimiser" };
 const share = () => z.number().min(0).max(1);
 
 const schema = z.object({
-  text: z
-    .array(z.string())
-    .optional()
-    .describe("corpora of the catalogue, text files, .jsonl files or folders")
-    .meta(text),
+  text: z.array(z.string()).optional().describe(TEXTS).meta(text),
   field: z.string().optional().describe("JSON lines: the field that holds the text [text]").meta(text),
   mix: z
     .string()
@@ -155,6 +151,7 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
       source: sourceOf(options),
       tokenizer: options.tokenizer,
       vocab: options.vocab,
+      hub: hubOptions(context),
       log: context.log,
       onProgress(label, done, unit) {
         if (preparing?.label !== label) {

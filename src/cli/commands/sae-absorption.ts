@@ -14,7 +14,16 @@ import {
 import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  modelHelp,
+  TEXTS,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const share = () => z.number().min(0).max(1);
 
@@ -29,7 +38,7 @@ const schema = z.object({
     .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
   model: z.string().describe(modelHelp("; the SAE belongs to it")),
   ...textFields("heldout"),
-  text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
+  text: z.array(z.string()).describe(TEXTS),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   task: z
     .enum(TOKEN_TASK_NAMES)

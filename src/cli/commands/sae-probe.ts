@@ -9,12 +9,13 @@ import {
   labelledDocuments,
   labelledSet,
   listLabelledSets,
+  type OpenTextOptions,
   openText,
 } from "../../text/index.ts";
 import { usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, modelHelp, withDevice, withModel } from "./shared.ts";
+import { count, deviceFields, hubOptions, modelHelp, withDevice, withModel } from "./shared.ts";
 
 const OFFLINE = ["spam", "brown-genres", "languages"];
 
@@ -37,9 +38,7 @@ const schema = z.object({
   text: z
     .array(z.string())
     .optional()
-    .describe(
-      "texts, each a class of its own, as one more set: corpora, text files, .jsonl files or folders",
-    ),
+    .describe("texts, each a class of its own, as one more set; they are named as for other commands"),
   ks: z.array(count()).default([1, 2, 5]).describe("features of a probe"),
   k: count().optional().describe("active features per token of a topk SAE [the SAE's own]"),
   context: z.number().int().min(8).default(128).describe("tokens of a passage, BOS included"),
@@ -108,18 +107,25 @@ interface SetProbing {
   readonly classes: readonly ClassProbing[];
 }
 
-function setsOf({ set, text }: Options, { signal, log }: CommandContext) {
+function setsOf({ set, text }: Options, context: CommandContext) {
+  const { signal, log } = context;
   const names = set ?? (text ? [] : OFFLINE);
   for (const name of names) labelledSet(name);
   const sets = names.map((name) => ({ name, documents: () => labelledDocuments(name, { signal, log }) }));
   if (!text) return sets;
   if (text.length < 2) throw usageError("--text: each text is a class, so there must be two or more");
-  return [...sets, { name: text.join(","), documents: () => textsAsClasses(text, { signal, log }) }];
+  return [
+    ...sets,
+    {
+      name: text.join(","),
+      documents: () => textsAsClasses(text, { signal, log, hub: hubOptions(context) }),
+    },
+  ];
 }
 
 async function* textsAsClasses(
   texts: readonly string[],
-  options: Pick<CommandContext, "signal" | "log">,
+  options: Pick<OpenTextOptions, "signal" | "log" | "hub">,
 ): AsyncGenerator<LabelledDocument> {
   for (const label of texts) {
     for await (const { id, text } of await openText(label, { ...options, blockBytes: 1 << 14 }))

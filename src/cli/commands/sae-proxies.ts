@@ -13,6 +13,7 @@ import {
   count,
   deviceFields,
   modelHelp,
+  TEXTS,
   textFields,
   withDevice,
   withModel,
@@ -26,7 +27,7 @@ const schema = z.object({
     .describe("SAE folders (SAELens layout), which share one pass over the text"),
   model: z.string().describe(modelHelp("; the SAEs belong to it")),
   ...textFields("heldout"),
-  text: z.array(z.string()).describe("corpora (see `sluice text`), text files, .jsonl files or folders"),
+  text: z.array(z.string()).describe(TEXTS),
   k: z
     .array(count())
     .optional()

@@ -29,13 +29,15 @@ export const deviceFields = {
   threads: count().optional().describe("threads of the native kernels [all cores]"),
 };
 
+/** Of `--text`. */
+export const TEXTS =
+  "corpora of the catalogue (see `sluice text list`), files (text, .jsonl, .parquet; .gz, .zst), folders, or " +
+  "hf://datasets/org/name[@revision]/path on the hub, where the path may have *";
+
 /** `split` is the one taken where none is named. */
 export const textFields = (split: Split) => ({
-  text: z
-    .array(z.string())
-    .optional()
-    .describe("corpora of the catalogue (see `sluice text list`), text files, .jsonl files or folders"),
-  field: z.string().optional().describe("JSON lines: the field that holds the text [text]"),
+  text: z.array(z.string()).optional().describe(TEXTS),
+  field: z.string().optional().describe("JSON lines and Parquet: the field or column of the text [text]"),
   split: z
     .enum(["train", "heldout", "all"])
     .default(split)
@@ -120,6 +122,7 @@ export async function withTokens<T>(
   const tokens = await openTextTokens({
     ...options,
     tokenizer,
+    hub: hubOptions(context),
     signal: context.signal,
     log: context.log,
     onProgress: (p) => {

@@ -18,7 +18,7 @@ import {
 } from "../../text/index.ts";
 import { formatCount, readJson } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
-import { count } from "./shared.ts";
+import { count, hubOptions, TEXTS } from "./shared.ts";
 
 const cacheField = {
   cache: z
@@ -111,17 +111,29 @@ export const textShow = defineCommand({
   summary: "the beginning of a text's documents",
   description: "Prints the first documents of a text, to see what a model would read.",
   schema: z.object({
-    text: z.string().describe("a name of the catalogue, a file or a folder"),
+    text: z.string().describe(`one of: ${TEXTS}`),
+    field: z.string().optional().describe("JSON lines and Parquet: the field or column of the text [text]"),
     documents: count().default(3).describe("documents to show"),
     characters: count().default(400).describe("characters of each"),
     split: z.enum(["train", "heldout", "all"]).default("all").describe("which documents"),
     ...cacheField,
   }),
   positional: ["text"],
-  examples: ["sluice text show sotu", "sluice text show notes/ --documents 1"],
-  async run({ text, documents, characters, split, cache }, context) {
+  examples: [
+    "sluice text show sotu",
+    "sluice text show notes/ --documents 1",
+    "sluice text show data.parquet --field content",
+  ],
+  async run({ text, field, documents, characters, split, cache }, context) {
     const shown: { id: string; characters: number; text: string }[] = [];
-    const source = await openText(text, { split, cacheDir: cache, signal: context.signal, log: context.log });
+    const source = await openText(text, {
+      split,
+      field,
+      cacheDir: cache,
+      hub: hubOptions(context),
+      signal: context.signal,
+      log: context.log,
+    });
     for await (const document of source) {
       shown.push({
         id: document.id,
