@@ -2,7 +2,7 @@
  * Cross-entropy on held-out text. Windows are spread evenly over the text when not all are wanted. B windows · T context.
  */
 import { reshape, softmaxCrossEntropy, type Tensor } from "../tensor/index.ts";
-import type { PackedBatch, TokenPacker } from "../text/index.ts";
+import type { PackedBatch, WindowSource } from "../text/index.ts";
 import { throwIfAborted } from "../util/index.ts";
 import { forwardPacked } from "./packed.ts";
 import type { Transformer } from "./transformer.ts";
@@ -33,7 +33,7 @@ export function spreadWindows(windows: number, wanted = Number.POSITIVE_INFINITY
 /** Targets and their cross-entropies in nats, micro-batch by micro-batch; both [B·T], target -1 where nothing counts. */
 export async function* heldOutBatches(
   model: Transformer,
-  packer: TokenPacker,
+  packer: WindowSource,
   { windows, micro = 8, signal }: HeldOutOptions = {},
 ): AsyncGenerator<{ targets: Int32Array; losses: Float32Array }> {
   const chosen = spreadWindows(packer.windows, windows);
@@ -58,7 +58,7 @@ function joinBatches(parts: readonly PackedBatch[]): PackedBatch {
 /** Mean cross-entropy in nats a token, and the tokens counted. */
 export async function heldOutLoss(
   model: Transformer,
-  packer: TokenPacker,
+  packer: WindowSource,
   options: HeldOutOptions = {},
 ): Promise<{ loss: number; tokens: number }> {
   let total = 0;

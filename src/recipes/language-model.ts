@@ -17,6 +17,8 @@ export interface LanguageModel {
   readonly hash: string;
   readonly model: Transformer;
   readonly tokenizer: Tokenizer;
+  /** Tokens that end what it writes: of its config, and of generation_config.json (where chat models have theirs). */
+  readonly endTokens: readonly number[];
 }
 
 export interface OpenModelOptions extends LoadOptions {
@@ -36,6 +38,7 @@ export async function openLanguageModel(
   const { folder, name } = (await findModel(spec, hub)) ?? { folder: spec, name: basename(resolve(spec)) };
   const files = openModelFolder(folder);
   const hash = await files.contentHash();
+  const { eos_token_id: ends } = files.generationConfig;
   files.close();
   const tokenizer = await loadTokenizer(folder);
   const model = await loadTransformer(device, folder, options);
@@ -45,7 +48,9 @@ export async function openLanguageModel(
       `${folder}: the tokenizer has ${tokenizer.vocabSize} ids, but the model embeds ${model.spec.vocabSize}; they do not belong together`,
     );
   }
-  return { name, folder: resolve(folder), hash, model, tokenizer };
+  const generated = (Array.isArray(ends) ? ends : [ends]).filter((id): id is number => Number.isInteger(id));
+  const endTokens = [...new Set([...model.spec.eosTokens, ...generated])];
+  return { name, folder: resolve(folder), hash, model, tokenizer, endTokens };
 }
 
 export interface WindowOptions {

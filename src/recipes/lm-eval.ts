@@ -2,7 +2,14 @@
  * How well a language model predicts text: cross-entropy in nats a token, perplexity, bits per byte, by text and over all.
  */
 import { heldOutBatches, spreadWindows } from "../models/index.ts";
-import { type Tokenizer, TokenPacker, type TokenSource } from "../text/index.ts";
+import {
+  StridedWindows,
+  type Tokenizer,
+  TokenPacker,
+  type TokenSource,
+  type WindowSource,
+} from "../text/index.ts";
+import { usageError } from "../util/index.ts";
 import type { LanguageModel } from "./language-model.ts";
 
 export interface LmScore {
@@ -19,8 +26,12 @@ export interface LmScore {
 }
 
 export interface LmEvaluation extends LmScore {
-  /** Tokens of a window; each window is predicted from its own tokens only, BOS first. */
+  /** Tokens of a window; each window is predicted from its own tokens only. */
   readonly context: number;
+  /** Tokens from one window to the next; null: windows that do not overlap. */
+  readonly stride: number | null;
+  /** Whether every window begins with BOS. */
+  readonly window_bos: boolean;
   readonly texts: Readonly<Record<string, LmScore>>;
 }
 
@@ -28,6 +39,13 @@ export interface LmEvalOptions {
   readonly texts: Readonly<Record<string, TokenSource>>;
   /** Tokens of a window; default the model's context. */
   readonly context?: number;
+  /**
+   * Tokens from one window to the next. The windows overlap by the rest, which is context only and counts in the window before;
+   * the last, shorter stretch counts too. Default: windows that do not overlap, and the last stretch is left out.
+   */
+  readonly stride?: number;
+  /** Begin every window with BOS, if the tokenizer has one (default); else only documents do. */
+  readonly windowBos?: boolean;
   /** Most windows a text, evenly spread; default all. */
   readonly windows?: number;
   /** Windows of a forward pass. */
@@ -38,24 +56,36 @@ export interface LmEvalOptions {
 
 /** Scores every text. */
 export async function evaluateLm(lm: LanguageModel, options: LmEvalOptions): Promise<LmEvaluation> {
-  const context = options.context ?? lm.model.spec.contextLength;
+  const most = lm.model.spec.contextLength;
+  const { context = most, stride = null, windowBos = true } = options;
+  if (context > most) throw usageError(`context=${context}: the model reads at most ${most} tokens`);
   const meter = scoreMeter(lm.tokenizer);
   for (const [text, tokens] of Object.entries(options.texts)) {
-    const packer = packerOf(tokens, lm.tokenizer, context);
-    const total = spreadWindows(packer.windows, options.windows).length;
+    const source = windowsFor(tokens, lm.tokenizer, { context, stride, windowBos });
+    const total = spreadWindows(source.windows, options.windows).length;
     let windows = 0;
-    for await (const { targets, losses } of heldOutBatches(lm.model, packer, options)) {
+    for await (const { targets, losses } of heldOutBatches(lm.model, source, options)) {
       meter.add(text, targets, losses);
       windows += targets.length / context;
       options.onProgress?.({ text, windows, total });
     }
   }
-  return { context, ...meter.scores() };
+  const window_bos = windowBos && lm.tokenizer.bosId !== undefined;
+  return { context, stride, window_bos, ...meter.scores() };
 }
 
 /** Windows in the order of the text, as the model was trained to read it. */
-const packerOf = (tokens: TokenSource, { bosId, eosId }: Tokenizer, context: number): TokenPacker =>
-  new TokenPacker(tokens, { context, bos: bosId ?? null, eos: eosId ?? null, shuffle: false });
+function windowsFor(
+  tokens: TokenSource,
+  { bosId, eosId }: Tokenizer,
+  { context, stride, windowBos }: { context: number; stride: number | null; windowBos: boolean },
+): WindowSource {
+  const bos = bosId ?? null;
+  const ends = { context, bos, eos: eosId ?? null, windowBos: windowBos && bos !== null };
+  return stride === null
+    ? new TokenPacker(tokens, { ...ends, shuffle: false })
+    : new StridedWindows(tokens, { ...ends, stride });
+}
 
 interface Sums {
   tokens: number;

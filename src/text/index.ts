@@ -8,6 +8,7 @@ export {
   trainBpe,
   WordCounter,
 } from "./bpe-trainer.ts";
+export { type ChatMessage, type ChatOptions, ChatTemplate } from "./chat.ts";
 export { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
 export { corpusDocuments, isHeldOut } from "./corpus.ts";
 export { mix32 } from "./hashing.ts";
@@ -44,7 +45,9 @@ export {
   type PackOptions,
   TokenPacker,
   type TokenSource,
+  type WindowSource,
 } from "./packing.ts";
+export { StridedWindows, type StrideOptions } from "./strided.ts";
 export { TokenFile, type TokenFileHeader, type TokenFileInfo, TokenFileWriter } from "./token-file.ts";
 export { collectTokens, type TokenizeOptions, tokenizeDocuments } from "./tokenize.ts";
 export { type EncodeOptions, loadTokenizer, Tokenizer } from "./tokenizer.ts";

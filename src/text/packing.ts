@@ -78,14 +78,87 @@ export interface PackerState {
   index: number;
 }
 
-export class TokenPacker {
+/** A text as a model reads it: [BOS] document [EOS] after document. */
+export class TokenStream {
+  /** Tokens in all. */
+  readonly length: number;
+  readonly #source: TokenSource;
+  readonly #bos: number | null;
+  readonly #eos: number | null;
+  /** BOS and EOS per document. */
+  readonly #extra: number;
+
+  constructor(source: TokenSource, { bos, eos }: { bos: number | null; eos: number | null }) {
+    this.#source = source;
+    this.#bos = bos;
+    this.#eos = eos;
+    this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
+    this.length = source.tokens + this.#extra * source.documentEnds.length;
+  }
+
+  /** `count` ids of the stream with BOS and EOS from `from`, and the document of each, counted from the first. */
+  read(from: number, count: number): { ids: Int32Array; segment: Int32Array } {
+    const bos = this.#bos;
+    const eos = this.#eos;
+    const ends = this.#source.documentEnds;
+    const ids = new Int32Array(count);
+    const segment = new Int32Array(count);
+    let document = this.#documentAt(from);
+    const first = document;
+    let filled = 0;
+    while (filled < count) {
+      const textStart = document === 0 ? 0 : ends[document - 1];
+      const length = ends[document] - textStart;
+      const begin = textStart + this.#extra * document;
+      const lead = bos === null ? 0 : 1;
+      let offset = from + filled - begin;
+      const runStart = filled;
+      if (offset < lead) {
+        ids[filled++] = bos as number;
+        offset++;
+      }
+      const text = Math.min(count - filled, length + lead - offset);
+      if (text > 0) {
+        ids.set(this.#source.read(textStart + offset - lead, text), filled);
+        filled += text;
+        offset += text;
+      }
+      if (filled < count && eos !== null && offset === length + lead) ids[filled++] = eos;
+      segment.fill(document - first, runStart, filled);
+      document++;
+    }
+    return { ids, segment };
+  }
+
+  /** Document that holds position `at` of the stream. */
+  #documentAt(at: number): number {
+    const ends = this.#source.documentEnds;
+    let low = 0;
+    let high = ends.length - 1;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (ends[middle] + this.#extra * (middle + 1) <= at) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
+
+/** Windows in the order of the text, to be measured on. */
+export interface WindowSource {
+  /** T: tokens of a window. */
+  readonly context: number;
+  readonly windows: number;
+  /** `batch` windows from `first`. */
+  at(first: number, batch?: number): PackedBatch;
+}
+
+export class TokenPacker implements WindowSource {
   readonly context: number;
   /** Windows in one epoch; the text's last, shorter stretch is left out. */
   readonly windows: number;
-  readonly #source: TokenSource;
+  readonly #stream: TokenStream;
   readonly #options: Required<PackOptions>;
-  /** BOS and EOS per document. */
-  readonly #extra: number;
   #state: PackerState = { epoch: 0, index: 0 };
   #order: { epoch: number; windows: Uint32Array } | undefined;
 
@@ -95,12 +168,11 @@ export class TokenPacker {
     if (!Number.isInteger(context) || context < 2)
       throw usageError(`packing: context=${context} must be an integer of at least 2`);
     if (windowBos && bos === null) throw usageError("packing: windowBos needs a BOS token");
-    this.#source = source;
+    this.#stream = new TokenStream(source, { bos, eos });
     this.#options = { context, bos, eos, windowBos, shuffle, seed, segments };
-    this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
     this.context = context;
-    const stream = source.tokens + this.#extra * source.documentEnds.length;
-    this.windows = Math.floor((windowBos ? stream : stream - 1) / context);
+    const { length } = this.#stream;
+    this.windows = Math.floor((windowBos ? length : length - 1) / context);
     if (this.windows < 1) {
       throw usageError(
         `packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`,
@@ -172,7 +244,7 @@ export class TokenPacker {
   #fill(window: number, packed: PackedBatch, row: number): void {
     const { context, bos, windowBos, segments } = this.#options;
     // stream[0 .. context] are the targets' tokens, shifted by one unless BOS is put in front.
-    const { ids, segment } = this.#stream(window * context, windowBos ? context : context + 1);
+    const { ids, segment } = this.#stream.read(window * context, windowBos ? context : context + 1);
     const shift = windowBos ? 0 : 1;
     const start = row * context;
     for (let t = 0; t < context; t++) {
@@ -183,51 +255,5 @@ export class TokenPacker {
       packed.targets[start + t] = target === bos || (segments && crosses) ? -1 : target;
       if (packed.segments) packed.segments[start + t] = segment[Math.max(0, here)];
     }
-  }
-
-  /** `count` ids of the stream with BOS and EOS from `from`, and the document of each, counted from the first. */
-  #stream(from: number, count: number): { ids: Int32Array; segment: Int32Array } {
-    const { bos, eos } = this.#options;
-    const ends = this.#source.documentEnds;
-    const ids = new Int32Array(count);
-    const segment = new Int32Array(count);
-    let document = this.#documentAt(from);
-    const first = document;
-    let filled = 0;
-    while (filled < count) {
-      const textStart = document === 0 ? 0 : ends[document - 1];
-      const length = ends[document] - textStart;
-      const begin = textStart + this.#extra * document;
-      const lead = bos === null ? 0 : 1;
-      let offset = from + filled - begin;
-      const runStart = filled;
-      if (offset < lead) {
-        ids[filled++] = bos as number;
-        offset++;
-      }
-      const text = Math.min(count - filled, length + lead - offset);
-      if (text > 0) {
-        ids.set(this.#source.read(textStart + offset - lead, text), filled);
-        filled += text;
-        offset += text;
-      }
-      if (filled < count && eos !== null && offset === length + lead) ids[filled++] = eos;
-      segment.fill(document - first, runStart, filled);
-      document++;
-    }
-    return { ids, segment };
-  }
-
-  /** Document that holds position `at` of the stream. */
-  #documentAt(at: number): number {
-    const ends = this.#source.documentEnds;
-    let low = 0;
-    let high = ends.length - 1;
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (ends[middle] + this.#extra * (middle + 1) <= at) low = middle + 1;
-      else high = middle;
-    }
-    return low;
   }
 }

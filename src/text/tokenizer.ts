@@ -6,7 +6,8 @@ import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Tokenizer as Reference } from "@huggingface/tokenizers";
-import { inputError, ioError } from "../util/errors.ts";
+import { errnoOf, inputError, ioError, usageError } from "../util/errors.ts";
+import { type ChatMessage, type ChatOptions, ChatTemplate } from "./chat.ts";
 import { FastBpe, vocabularyBytes } from "./fast-bpe.ts";
 import { fastPattern, type TokenizerJson } from "./tokenizer-json.ts";
 import { invalidUtf8Offset } from "./utf8.ts";
@@ -30,6 +31,7 @@ export class Tokenizer {
   readonly hash: string;
   /** Whether our own encoder is used. */
   readonly fast: boolean;
+  readonly #chat: ChatTemplate | undefined;
   readonly #reference: Reference;
   readonly #fast: FastBpe | undefined;
   /** Bytes by id; undefined for tokenizers that are not byte-level. */
@@ -57,6 +59,7 @@ export class Tokenizer {
     this.bosId = named("bos_token");
     this.eosId = named("eos_token");
     this.padId = named("pad_token");
+    this.#chat = ChatTemplate.from(config);
   }
 
   /** Ids of a text, without special tokens of its own. */
@@ -70,6 +73,26 @@ export class Tokenizer {
     withBos[0] = this.bosId;
     withBos.set(ids, 1);
     return withBos;
+  }
+
+  /** Whether the model has a chat template. */
+  get canChat(): boolean {
+    return this.#chat !== undefined;
+  }
+
+  /** A conversation as the text that the model was trained to read. Throws where the model has no chat template. */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
+    if (!this.#chat) {
+      throw usageError(
+        "this model has no chat template (chat_template in tokenizer_config.json, or chat_template.jinja); it only continues text",
+      );
+    }
+    return this.#chat.render(messages, options);
+  }
+
+  /** Ids of a conversation: special tokens of the template are their ids. BOS is there if the template writes it. */
+  encodeChat(messages: readonly ChatMessage[], options: ChatOptions = {}): Int32Array {
+    return this.encode(this.applyChatTemplate(messages, options));
   }
 
   /** Text of the ids; bytes that are no UTF-8 (a character cut in two) become U+FFFD. */
@@ -119,16 +142,32 @@ export class Tokenizer {
   }
 }
 
-/** Loads `tokenizer.json` and, if it is there, `tokenizer_config.json` of a model's folder. `fast: false` keeps to the reference. */
+/**
+ * Loads `tokenizer.json` and, if they are there, `tokenizer_config.json` and `chat_template.jinja` of a model's folder. `fast:
+ * false` keeps to the reference.
+ */
 export async function loadTokenizer(folder: string, options: { fast?: boolean } = {}): Promise<Tokenizer> {
   const file = join(folder, "tokenizer.json");
   const json = await readFile(file, "utf8").catch((cause: Error) => {
     throw ioError(`read the tokenizer ${file}`, cause);
   });
-  const config = await readFile(join(folder, "tokenizer_config.json"), "utf8").catch(() => "{}");
+  const config = (await readIfThere(join(folder, "tokenizer_config.json"))) ?? "{}";
+  const template = await readIfThere(join(folder, "chat_template.jinja"));
   try {
-    return new Tokenizer(json, JSON.parse(config) as Record<string, unknown>, options);
+    const parsed = JSON.parse(config) as Record<string, unknown>;
+    return new Tokenizer(
+      json,
+      template === undefined ? parsed : { ...parsed, chat_template: template },
+      options,
+    );
   } catch (cause) {
     throw inputError(`${file}: ${(cause as Error).message}`, cause);
   }
+}
+
+async function readIfThere(file: string): Promise<string | undefined> {
+  return readFile(file, "utf8").catch((cause: Error) => {
+    if (errnoOf(cause) === "ENOENT") return undefined;
+    throw ioError(`read ${file}`, cause);
+  });
 }

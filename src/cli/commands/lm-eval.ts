@@ -15,6 +15,15 @@ const schema = z.object({
     .array(z.string())
     .optional()
     .describe("token files, or folders of them, instead of --text; each is scored by its name"),
+  stride: count()
+    .optional()
+    .describe(
+      "tokens from one window to the next: they overlap, and what overlaps is context only [windows side by side]",
+    ),
+  windowBos: z
+    .boolean()
+    .default(true)
+    .describe("begin every window with BOS, if the tokenizer has one; else only documents do"),
   windows: count().optional().describe("most windows of each text, evenly spread [all]"),
   micro: count().default(8).describe("windows per forward pass"),
   out: z.string().optional().describe("file for the result as JSON"),
@@ -26,12 +35,14 @@ export const lmEval = defineCommand({
   name: "lm eval",
   summary: "measure a language model: cross-entropy, perplexity, bits per byte",
   description:
-    "Reads text in windows of the model's context, each beginning with BOS, and scores every token from those before it " +
-    "in its window. The loss is the mean cross-entropy in nats a token, ends of documents included; bits per byte " +
+    "Reads text in windows of --context tokens, each beginning with BOS, and scores every token from those before it " +
+    "in its window. With --stride the windows overlap, so that all tokens but the first have at least context − stride + 1 " +
+    "tokens before them: that is how perplexities are compared (docs/metrics.md). The loss is the mean cross-entropy in nats a token, ends of documents included; bits per byte " +
     "divides all of it by the bytes of the text, which compares models of different tokenizers.",
   schema,
   examples: [
     "sluice lm eval --model models/brook --text sotu",
+    "sluice lm eval --model models/brook --text sotu --context 256 --stride 128",
     "sluice lm eval --model out/brook --tokens-file out/brook/data/heldout --windows 128 --json",
   ],
   run: (options, context) =>

@@ -6,13 +6,18 @@ import { generate, type TokenEvent } from "../../models/index.ts";
 import { openLanguageModel } from "../../recipes/index.ts";
 import { formatCount, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, modelHelp, withDevice } from "./shared.ts";
+import { count, deviceFields, hubOptions, modelHelp, withDevice } from "./shared.ts";
 
 const sampling = { group: "Sampling" };
 
 const schema = z.object({
   model: z.string().describe(modelHelp()),
   prompt: z.string().default("").describe("text to continue; without one the model begins a document"),
+  chat: z
+    .string()
+    .optional()
+    .describe("a message to answer, put to the model in its own chat template, instead of a prompt"),
+  system: z.string().optional().describe("with --chat: the system message"),
   maxNewTokens: count().default(128).describe("most tokens to write"),
   samples: count().default(1).describe("continuations, written in one batch"),
   temperature: z
@@ -44,7 +49,7 @@ export const lmGenerate = defineCommand({
   name: "lm generate",
   summary: "let a language model write",
   description:
-    "Continues the prompt token by token. The text comes as it is written; with --samples above 1, one after the other " +
+    "Continues the prompt token by token, or answers --chat where the model has a chat template. The text comes as it is written; with --samples above 1, one after the other " +
     "at the end. The same seed gives the same text.",
   schema,
   positional: ["prompt"],
@@ -52,19 +57,24 @@ export const lmGenerate = defineCommand({
     'sluice lm generate --model models/brook --prompt "The people of"',
     'sluice lm generate --model models/brook "function parse(" --temperature 0 --max-new-tokens 60',
     "sluice lm generate --model models/brook --samples 4 --seed 7 --json",
+    'sluice lm generate --model org/name-instruct --chat "What is a sluice?" --system "Be brief."',
   ],
-  run: (options, context) =>
-    withDevice(options, async (device) => {
-      const { dtype, samples, prompt } = options;
-      const lm = await openLanguageModel(device, options.model, { dtype });
+  run(options, context) {
+    refuseMixed(options);
+    const { dtype, samples, chat } = options;
+    // An answer is shown without what was put to the model.
+    const prompt = chat === undefined ? options.prompt : "";
+    return withDevice(options, async (device) => {
+      const lm = await openLanguageModel(device, options.model, { dtype, hub: hubOptions(context) });
       try {
-        const ids = promptIds(lm.tokenizer, prompt);
+        const ids = chat === undefined ? promptIds(lm.tokenizer, prompt) : chatIds(lm.tokenizer, options);
         const start = performance.now();
         const streams = samples === 1 && !context.json;
         if (streams) context.write(prompt);
         const texts = await generate(lm.model, new Array(samples).fill(ids), {
           ...options,
           tokenizer: lm.tokenizer,
+          stopTokens: lm.endTokens,
           stopStrings: options.stop,
           overflow: options.slide ? "slide" : "stop",
           signal: context.signal,
@@ -79,7 +89,7 @@ export const lmGenerate = defineCommand({
         return {
           json: {
             model: options.model,
-            prompt,
+            ...(chat === undefined ? { prompt } : { chat, system: options.system }),
             prompt_tokens: ids.length,
             texts: texts.map(({ text, finish, tokens }) => ({ text, finish, tokens: [...tokens] })),
             tokens_per_second: written / seconds,
@@ -89,8 +99,16 @@ export const lmGenerate = defineCommand({
       } finally {
         lm.model.dispose();
       }
-    }),
+    });
+  },
 });
+
+function refuseMixed({ prompt, chat, system }: Options): void {
+  if (chat !== undefined && prompt !== "")
+    throw usageError("lm generate: --chat and a prompt exclude each other");
+  if (chat === undefined && system !== undefined)
+    throw usageError("lm generate: --system goes with --chat");
+}
 
 type LmTokenizer = Awaited<ReturnType<typeof openLanguageModel>>["tokenizer"];
 
@@ -99,6 +117,15 @@ function promptIds(tokenizer: LmTokenizer, prompt: string): Int32Array {
   const ids = tokenizer.encode(prompt, { bos: tokenizer.bosId !== undefined });
   if (ids.length === 0) throw usageError("lm generate: this tokenizer has no BOS token; give a --prompt");
   return ids;
+}
+
+/** The messages in the model's template, up to where its answer begins. */
+function chatIds(tokenizer: LmTokenizer, { chat = "", system }: Options): Int32Array {
+  const messages = [
+    ...(system === undefined ? [] : [{ role: "system", content: system }]),
+    { role: "user", content: chat },
+  ];
+  return tokenizer.encodeChat(messages, { addGenerationPrompt: true });
 }
 
 function progressOf({ samples, maxNewTokens }: Options, context: CommandContext): () => void {
