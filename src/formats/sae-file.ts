@@ -164,7 +164,7 @@ function findInFolder(folder: string): SaeFiles {
     throw inputError(`${folder}: holds several SAEs: ${names.join(", ")}; name one of the files`);
   }
   if (isSaeLensFolder(folder)) {
-    if (errors.length > 0) throw errors[0];
+    // Its own reader says best what is wrong.
     return {
       format: "sae-lens",
       weights: path.join(folder, "sae_weights.safetensors"),
@@ -238,7 +238,7 @@ function recognise(file: string, folders: readonly string[]): SaeFiles | undefin
     throw inputError(`${file}: may be of ${titles.join(" or ")}; put its config beside it`);
   }
   throw inputError(
-    `${file}: has the tensors of ${missing.join(" or ")}, but the config in brackets is not in ${folders[0]}; put it there, it says what is computed`,
+    `${file}: has the tensors of ${missing.join(" or ")}, but no JSON file in ${folders[0]} is its config (usually called as in brackets), which says what is computed; put it there`,
   );
 }
 

@@ -433,9 +433,15 @@ test("the format is told by the content: file names do not matter", () =>
     fs.copyFileSync(path.join(fixture(gemma), "params.npz"), path.join(both, "b.npz"));
     await assert.rejects(found(both), /holds several SAEs: a\.safetensors, b\.npz; name one of the files/);
     assert.equal(await found(path.join(both, "b.npz")), "gemma-scope");
+    const unsized = copy("sae-lens-old", {
+      "cfg.json": "cfg.json",
+      "sae_weights.safetensors": "sae_weights.safetensors",
+    });
+    fs.writeFileSync(path.join(unsized, "cfg.json"), '{"d_sae": 10}');
+    await assert.rejects(found(unsized), /cfg\.json: d_in must be a positive whole number/);
     await assert.rejects(
       found(copy("sae-lens-old", { "sae_weights.safetensors": "a.safetensors" })),
-      /tensors of SAELens \(cfg\.json\), but the config in brackets is not in/,
+      /tensors of SAELens \(cfg\.json\), but no JSON file in .* is its config/,
     );
     await assert.rejects(found(temp.path), /there is no SAE here/);
     await assert.rejects(
