@@ -146,12 +146,18 @@ async function follow(
 
 /** Aborts what it watches when no byte came for a while, or when the user stops. */
 function idleWatch({ signal, idleMs = 30_000 }: HttpOptions) {
-  const idle = new AbortController();
-  const timer = setTimeout(() => idle.abort(new Error(`nothing came for ${idleMs / 1000} s`)), idleMs);
+  const watch = new AbortController();
+  const stop = () => watch.abort(signal?.reason);
+  const timer = setTimeout(() => watch.abort(new Error(`nothing came for ${idleMs / 1000} s`)), idleMs);
+  if (signal?.aborted) stop();
+  signal?.addEventListener("abort", stop);
   return {
-    signal: signal ? AbortSignal.any([signal, idle.signal]) : idle.signal,
+    signal: watch.signal,
     alive: () => void timer.refresh(),
-    done: () => clearTimeout(timer),
+    done() {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", stop);
+    },
   };
 }
 

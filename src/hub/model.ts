@@ -3,7 +3,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { inputError, readJson } from "../util/index.ts";
+import { inputError, readJson, SluiceError } from "../util/index.ts";
 import type { RepoFile } from "./cache.ts";
 import { type HubOptions, openRepo, type Repo } from "./repo.ts";
 import { parseModelId, type RepoId, showRepo } from "./repo-id.ts";
@@ -21,19 +21,27 @@ const INDEX = "model.safetensors.index.json";
 /** A model's files on this machine. */
 export interface ModelFiles {
   readonly folder: string;
-  /** What to call it: the folder's last part, or `org/name` on the hub. */
+  /** What to call it: `org/name`. */
   readonly name: string;
 }
 
-/** A model by folder or by hub id; a path that exists is a folder. What is not in the cache is downloaded. */
+/** A model by its hub id, downloaded where it is not in the cache; undefined for a path that exists and for what is no id. */
 export async function findModel(spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> {
   const id = existsSync(spec) ? undefined : parseModelId(spec);
-  return id && { folder: await fetchModel(id, options), name: id.name };
+  if (!id) return undefined;
+  const repo = await openRepo(id, options).catch((error: Error) => {
+    if (!(error instanceof SluiceError) || error.code !== "input") throw error;
+    throw inputError(`there is no folder ${spec}, and ${error.message}`, error);
+  });
+  return { folder: await fetchFiles(repo), name: id.name };
 }
 
 /** The folder with a model's files, in the cache. */
 export async function fetchModel(id: RepoId, options: HubOptions = {}): Promise<string> {
-  const repo = await openRepo(id, options);
+  return fetchFiles(await openRepo(id, options));
+}
+
+async function fetchFiles(repo: Repo): Promise<string> {
   const files = await repo.list();
   const named = (names: readonly string[]) => files.filter(({ path }) => names.includes(path));
   const small = named([...REQUIRED, ...OPTIONAL]);

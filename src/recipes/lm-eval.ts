@@ -9,7 +9,6 @@ import {
   type TokenSource,
   type WindowSource,
 } from "../text/index.ts";
-import { usageError } from "../util/index.ts";
 import type { LanguageModel } from "./language-model.ts";
 
 export interface LmScore {
@@ -56,9 +55,7 @@ export interface LmEvalOptions {
 
 /** Scores every text. */
 export async function evaluateLm(lm: LanguageModel, options: LmEvalOptions): Promise<LmEvaluation> {
-  const most = lm.model.spec.contextLength;
-  const { context = most, stride = null, windowBos = true } = options;
-  if (context > most) throw usageError(`context=${context}: the model reads at most ${most} tokens`);
+  const { context = lm.model.spec.contextLength, stride = null, windowBos = true } = options;
   const meter = scoreMeter(lm.tokenizer);
   for (const [text, tokens] of Object.entries(options.texts)) {
     const source = windowsFor(tokens, lm.tokenizer, { context, stride, windowBos });

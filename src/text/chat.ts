@@ -73,7 +73,10 @@ export class ChatTemplate {
       try {
         template = new Template(this.#sources.get(name) as string);
       } catch (cause) {
-        throw inputError(`the model's chat template is no Jinja that can be read here: ${(cause as Error).message}`, cause);
+        throw inputError(
+          `the model's chat template is no Jinja that can be read here: ${(cause as Error).message}`,
+          cause,
+        );
       }
       this.#compiled.set(name, template);
     }
@@ -85,6 +88,9 @@ export class ChatTemplate {
 function specialTokens(config: Readonly<Record<string, unknown>>): Record<string, string> {
   const entries = Object.entries(config)
     .filter(([key]) => key.endsWith("_token"))
-    .map(([key, value]) => [key, typeof value === "object" ? (value as { content?: unknown } | null)?.content : value]);
+    .map(([key, value]) => [
+      key,
+      typeof value === "object" ? (value as { content?: unknown } | null)?.content : value,
+    ]);
   return Object.fromEntries(entries.filter(([, value]) => typeof value === "string"));
 }

@@ -8,8 +8,8 @@ export {
   trainBpe,
   WordCounter,
 } from "./bpe-trainer.ts";
-export { type ChatMessage, type ChatOptions, ChatTemplate } from "./chat.ts";
 export { corpusByName, isCorpus, listCorpora } from "./catalogue.ts";
+export { type ChatMessage, type ChatOptions, ChatTemplate } from "./chat.ts";
 export { corpusDocuments, isHeldOut } from "./corpus.ts";
 export { mix32 } from "./hashing.ts";
 export {

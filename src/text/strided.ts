@@ -3,7 +3,7 @@
  * that reaches it, so that all but those of the first window are predicted from at least T - stride + 1 tokens.
  */
 import { usageError } from "../util/errors.ts";
-import { type PackedBatch, TokenStream, type TokenSource, type WindowSource } from "./packing.ts";
+import { type PackedBatch, type TokenSource, TokenStream, type WindowSource } from "./packing.ts";
 
 export interface StrideOptions {
   /** T: tokens that a window shows to the model. */
@@ -35,7 +35,9 @@ export class StridedWindows implements WindowSource {
   constructor(source: TokenSource, options: StrideOptions) {
     const { context, stride, bos = null, eos = null } = options;
     if (!(Number.isInteger(stride) && stride >= 1 && stride <= context)) {
-      throw usageError(`stride=${stride}: a whole number from 1 to the window's ${context} tokens was expected`);
+      throw usageError(
+        `stride=${stride}: a whole number from 1 to the window's ${context} tokens was expected`,
+      );
     }
     this.context = context;
     this.#stride = stride;
@@ -50,7 +52,10 @@ export class StridedWindows implements WindowSource {
   /** `batch` windows from `first`; targets that are -1 are context only, or what fills up the last window. */
   at(first: number, batch = 1): PackedBatch {
     const { context } = this;
-    const packed = { tokens: new Int32Array(batch * context), targets: new Int32Array(batch * context).fill(-1) };
+    const packed = {
+      tokens: new Int32Array(batch * context),
+      targets: new Int32Array(batch * context).fill(-1),
+    };
     for (let row = 0; row < batch; row++) this.#fill(first + row, packed, row * context);
     return packed;
   }

@@ -2,7 +2,9 @@
  * Repositories against a local server that behaves like the hub, with faults. Nothing here leaves this machine.
  */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import * as fs from "node:fs";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { downloadBlob } from "../../src/hub/download.ts";
@@ -378,6 +380,16 @@ test("two at once download a file once", async () => {
   await Promise.all([fetchModel(ID, w.options()), fetchModel(ID, w.options())]);
   assert.equal(ranges(w).length, 1);
   assert.deepEqual(fs.readdirSync(join(w.cache, ".locks", "models--org--tiny")), []);
+});
+
+test("the lock of a process that is gone is taken over", async () => {
+  await using w = await world();
+  const locks = join(w.cache, ".locks", "models--org--tiny");
+  fs.mkdirSync(locks, { recursive: true });
+  const gone = spawnSync(process.execPath, ["-e", ""]).pid;
+  fs.writeFileSync(join(locks, `${sha256(WEIGHTS)}.sluice`), `${gone} ${hostname()}`);
+  await fetchModel(ID, w.options());
+  assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
 });
 
 test("a listing cannot name files outside of the cache, nor hashes that are no hashes", async () => {

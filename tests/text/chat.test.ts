@@ -29,7 +29,11 @@ async function tokenizerWith(config: Record<string, unknown>, folder: string): P
     json.added_tokens.push({ ...like, id: Object.keys(json.model.vocab).length, content });
     json.model.vocab[content] = Object.keys(json.model.vocab).length;
   }
-  return new Tokenizer(JSON.stringify(json), { bos_token: "<|bos|>", eos_token: { content: "<|eos|>" }, ...config });
+  return new Tokenizer(JSON.stringify(json), {
+    bos_token: "<|bos|>",
+    eos_token: { content: "<|eos|>" },
+    ...config,
+  });
 }
 
 const user = (content: string) => ({ role: "user", content });
@@ -83,7 +87,10 @@ test("several templates: the one for tools is taken when there are tools", async
     temp.path,
   );
   assert.equal(tokenizer.applyChatTemplate([user("A")]), "plain A");
-  assert.equal(tokenizer.applyChatTemplate([user("A")], { tools: [{ name: "open_gate" }] }), "open_gate for A");
+  assert.equal(
+    tokenizer.applyChatTemplate([user("A")], { tools: [{ name: "open_gate" }] }),
+    "open_gate for A",
+  );
 });
 
 test("no template, no messages, and templates that do not work are clear errors", async () => {
@@ -92,9 +99,15 @@ test("no template, no messages, and templates that do not work are clear errors"
   assert.equal(none.canChat, false);
   assert.throws(() => none.applyChatTemplate([user("A")]), /has no chat template .*only continues text/);
   const broken = await tokenizerWith({ chat_template: "{% for m in %}" }, temp.path);
-  assert.throws(() => broken.applyChatTemplate([user("A")]), /chat template is no Jinja that can be read here/);
+  assert.throws(
+    () => broken.applyChatTemplate([user("A")]),
+    /chat template is no Jinja that can be read here/,
+  );
   const failing = await tokenizerWith({ chat_template: "{{ messages | nosuchfilter }}" }, temp.path);
-  assert.throws(() => failing.applyChatTemplate([user("A")]), /chat template does not take these messages \(user\)/);
+  assert.throws(
+    () => failing.applyChatTemplate([user("A")]),
+    /chat template does not take these messages \(user\)/,
+  );
   assert.throws(() => failing.applyChatTemplate([]), /no messages/);
 });
 

@@ -9,7 +9,13 @@ import { test } from "node:test";
 import { gzipSync } from "node:zlib";
 import { DuckDBInstance } from "@duckdb/node-api";
 import type { HubOptions } from "../../src/hub/index.ts";
-import { type Document, type OpenTextOptions, openText, pinText, textFingerprint } from "../../src/text/index.ts";
+import {
+  type Document,
+  type OpenTextOptions,
+  openText,
+  pinText,
+  textFingerprint,
+} from "../../src/text/index.ts";
 import { COMMIT, hubServer } from "../hub/hub-server.ts";
 import { temporaryFolder } from "../temporary.ts";
 
@@ -51,13 +57,20 @@ test("a Parquet column is read in order, whatever it is packed and encoded with"
   for (const how of ["uncompressed", "snappy", "gzip", "zstd", "brotli", "lz4_raw"]) {
     await writeParquet(file, `, COMPRESSION ${how}`);
     const found = await read(file);
-    assert.deepEqual(found.map((d) => d.text), expected, how);
+    assert.deepEqual(
+      found.map((d) => d.text),
+      expected,
+      how,
+    );
     assert.deepEqual([found[0].id, found[99].id], ["a.parquet:1", "a.parquet:101"]);
   }
   await writeParquet(file, ", PARQUET_VERSION V2");
   assert.deepEqual(await textsOf(file), expected);
   const kinds = await textsOf(file, { field: "kind" }); // a dictionary
-  assert.deepEqual(kinds, Array.from({ length: ROWS }, (_, i) => `kind ${i % 3}`));
+  assert.deepEqual(
+    kinds,
+    Array.from({ length: ROWS }, (_, i) => `kind ${i % 3}`),
+  );
 });
 
 test("a column that is not there, or holds no text, is an error that names those that do", async () => {
@@ -88,7 +101,9 @@ test("damage in a Parquet file is named by row group; invalid UTF-8 too", async 
   fs.writeFileSync(file, spoilt);
   await assert.rejects(read(file), /row group 2 of 3, column "text": invalid UTF-8 at byte \d+ \(0xff\)/);
   assert.equal((await read(file, { invalid: "replace" })).length, expected.length);
-  await sql(`COPY (SELECT text FROM (${SELECT})) TO '${file}' (FORMAT parquet, ROW_GROUP_SIZE 2048, COMPRESSION zstd)`);
+  await sql(
+    `COPY (SELECT text FROM (${SELECT})) TO '${file}' (FORMAT parquet, ROW_GROUP_SIZE 2048, COMPRESSION zstd)`,
+  );
   const packed = fs.readFileSync(file);
   packed.fill(0x55, 300, 3000);
   fs.writeFileSync(file, packed);
@@ -102,7 +117,9 @@ test("gzip and zstd are unpacked as they are read; what is damaged or cut off is
   fs.writeFileSync(gz, Buffer.concat([gzipSync(plain.slice(0, 1000)), gzipSync(plain.slice(1000))]));
   assert.deepEqual(await textsOf(gz), expected);
   const zst = join(temp.path, "b.json.zst");
-  await sql(`COPY (SELECT text FROM (${SELECT}) WHERE text IS NOT NULL ORDER BY n) TO '${zst}' (FORMAT json, COMPRESSION zstd)`);
+  await sql(
+    `COPY (SELECT text FROM (${SELECT}) WHERE text IS NOT NULL ORDER BY n) TO '${zst}' (FORMAT json, COMPRESSION zstd)`,
+  );
   assert.equal(fs.readFileSync(zst).readUInt32LE(0), 0xfd2fb528);
   assert.deepEqual(await textsOf(zst), expected);
   assert.equal((await read(temp.path)).length, 2 * expected.length, "a folder has both");
@@ -138,7 +155,9 @@ test("texts of a dataset on the hub: a file, a pattern, a folder; downloaded whe
     "data/test.jsonl": '{"text":"test"}\n',
     "image.png": "no text",
   };
-  await using server = await hubServer([{ type: "dataset", name: "org/texts", files, lfs: ["data/train-1.jsonl.gz"] }]);
+  await using server = await hubServer([
+    { type: "dataset", name: "org/texts", files, lfs: ["data/train-1.jsonl.gz"] },
+  ]);
   const settings = { endpoint: server.endpoint, cacheDir: join(temp.path, "hub"), offline: false };
   const hub: HubOptions = { settings, backoffMs: 1 };
   const texts = (path: string) => textsOf(`hf://datasets/org/texts${path}`, { hub });
@@ -146,7 +165,9 @@ test("texts of a dataset on the hub: a file, a pattern, a folder; downloaded whe
   assert.deepEqual(await texts("/data/test.jsonl"), ["test"]);
   assert.deepEqual(await texts(""), ["test", "zero", "one"]);
   assert.deepEqual(await texts(`@${COMMIT}/data`), ["test", "zero", "one"]);
-  assert.ok(fs.existsSync(join(settings.cacheDir, "datasets--org--texts", "snapshots", COMMIT, "data", "test.jsonl")));
+  assert.ok(
+    fs.existsSync(join(settings.cacheDir, "datasets--org--texts", "snapshots", COMMIT, "data", "test.jsonl")),
+  );
   assert.ok(!server.seen.some(({ path }) => path.includes("README") || path.includes("image")));
   await assert.rejects(texts("/data/tran-*.gz"), /tran-\*\.gz: no file of text; .*train-0/);
   await assert.rejects(texts("@v9/data"), /dataset org\/texts has no revision "v9"/);
@@ -183,14 +204,24 @@ function memoryOf(file: string, out: string): number {
     const { tokens } = await tokenizeDocuments(documents, tokenizer, process.argv[2], { source: "test" });
     look();
     console.log(JSON.stringify({ tokens, grown: (most - start) / 1e6 }));`;
-  const args = ["--max-semi-space-size=4", "--max-old-space-size=64", "--input-type=module", "-e", code, file, out];
+  const args = [
+    "--max-semi-space-size=4",
+    "--max-old-space-size=64",
+    "--input-type=module",
+    "-e",
+    code,
+    file,
+    out,
+  ];
   const root = new URL("../../../", import.meta.url);
   const { tokens, grown } = JSON.parse(execFileSync(process.execPath, args, { cwd: root, encoding: "utf8" }));
   assert.ok(tokens > 5e6, `${tokens} tokens`);
   return grown;
 }
 
-test("tokenising 50 MB takes no more memory than 32 MB above its beginning, in every format", { timeout: 300_000 }, async () => {
+test("tokenising 50 MB takes no more memory than 32 MB above its beginning, in every format", {
+  timeout: 300_000,
+}, async () => {
   using temp = temporaryFolder();
   const texts = `SELECT i, repeat('the river ' || (i * 7919 % 100003) || ' falls over gold and gravel; ', 32) AS text FROM range(36000) t(i)`;
   const copy = (name: string, options: string) =>

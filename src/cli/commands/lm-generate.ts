@@ -106,8 +106,7 @@ export const lmGenerate = defineCommand({
 function refuseMixed({ prompt, chat, system }: Options): void {
   if (chat !== undefined && prompt !== "")
     throw usageError("lm generate: --chat and a prompt exclude each other");
-  if (chat === undefined && system !== undefined)
-    throw usageError("lm generate: --system goes with --chat");
+  if (chat === undefined && system !== undefined) throw usageError("lm generate: --system goes with --chat");
 }
 
 type LmTokenizer = Awaited<ReturnType<typeof openLanguageModel>>["tokenizer"];
