@@ -219,8 +219,12 @@ export class Repo {
     for (const file of files) {
       const blob = this.#cache.blob(file.etag);
       const partly = Math.min(file.size, partialBytes(blob));
-      const onBytes = (bytes: number) =>
+      let shown = -1;
+      const onBytes = (bytes: number) => {
+        if (bytes === shown) return;
+        shown = bytes;
         this.#onProgress?.({ repo, file: file.path, done: before - partly + bytes, start, total });
+      };
       await this.#cache.withLock(file.etag, this.#http, async () => {
         if (!this.#blobIsThere(blob, file)) {
           await downloadBlob(

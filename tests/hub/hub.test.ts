@@ -202,6 +202,7 @@ test("what an earlier process left in .incomplete is not downloaded again", asyn
   assert.equal(progress[0].start, 200_000);
   assert.equal(progress.at(-1)!.done, progress[0].total);
   assert.ok(progress.every((p, i) => i === 0 || p.done >= progress[i - 1].done));
+  assert.equal(progress.filter((p) => p.done === p.total).length, 1, "the end is told once");
 });
 
 test("a server that ignores ranges sends it whole; one that cannot go on is asked from the start", async () => {
