@@ -59,6 +59,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
     );
   const svg = Plot.plot({
     document,
+    ariaLabel: title,
     width: 720,
     height: 420,
     marginTop: 44 + LINE * rowsOf(series),
