@@ -3,6 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Found } from "./kron-synthetic.ts";
 import { writeChart } from "./lib/chart.ts";
 import { fillPage, markdownTable, type Spread, showSpread, spreadOf } from "./lib/page.ts";
 
@@ -18,24 +19,13 @@ interface Comparison {
   readonly settings: readonly Setting[];
   readonly saes: readonly { readonly setting: string; readonly ms_per_step: number | null }[];
 }
-interface Synthetic {
-  readonly size: number;
-  readonly correlation: number;
-  readonly seed: number;
-  readonly name: string;
-  readonly rv: number;
-  readonly effectiveRank: number;
-  readonly rankDelta: number;
-  readonly meanCorrelation: number;
-  readonly explainedVariance: number;
-}
 type Absorbed = { readonly sae: string } & Readonly<Record<string, number>>;
 
 const read = <T>(file: string): T => JSON.parse(readFileSync(join(out, file), "utf8")) as T;
 const sweep = read<Comparison>("sweep/comparison.json");
 const rates = read<Comparison>("lr/comparison.json").settings;
 const absorption = read<{ saes: Absorbed[] }>("absorption.json").saes;
-const synthetic = read<Synthetic[]>("synthetic.json");
+const synthetic = read<Found[]>("synthetic.json");
 
 function metric(setting: string, name: string, settings: readonly Setting[] = sweep.settings): Spread {
   const found = settings.find((one) => one.name === setting);
@@ -139,7 +129,7 @@ const NAMES = [...new Set(synthetic.map(({ name }) => name))];
 const SETUPS = [...new Set(synthetic.map(({ size, correlation }) => `${size}, ${correlation}`))];
 
 /** Mean over set-ups of each seed, then the spread over seeds. */
-function overSetups(name: string, key: keyof Synthetic): Spread {
+function overSetups(name: string, key: keyof Found): Spread {
   const seeds = [...new Set(synthetic.map(({ seed }) => seed))];
   return spreadOf(
     seeds.map((seed) => {

@@ -37,7 +37,7 @@ export interface CodesBlock extends HostCodes {
 }
 
 /** Reads codes back as slots, and frees them. */
-async function readCodes(codes: Codes): Promise<HostCodes> {
+export async function readCodes(codes: Codes): Promise<HostCodes> {
   const sparse = await sparseCodes(codes);
   const host = { values: await sparse.values.floats(), indices: await sparse.indices.ints() };
   disposeCodes(sparse);

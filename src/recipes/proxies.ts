@@ -3,11 +3,12 @@
  */
 import { nearestFeatures, ProxyCounts, type ProxyMeans } from "../interpret/index.ts";
 import { resolveHook } from "../models/index.ts";
-import { disposeCodes, encode, type Sae, sparseCodes, TRAITS } from "../sae/index.ts";
+import { encode, type Sae, TRAITS } from "../sae/index.ts";
 import type { TokenSource } from "../text/index.ts";
 import { throwIfAborted, usageError } from "../util/index.ts";
 import { type LanguageModel, windowsOf } from "./language-model.ts";
 import { liveActivations, rowWidth } from "./live-activations.ts";
+import { readCodes } from "./live-codes.ts";
 import { refuseOtherModel, refuseOtherWidth } from "./sae-eval.ts";
 
 export interface ProxyOptions {
@@ -69,9 +70,7 @@ export async function proxiesOnText(options: ProxyOptions): Promise<SaeProxies[]
     for (const { sae, point, budgets } of counted) {
       const x = block.activations[point];
       const codes = device.scope(() => encode(sae, device.tensor(x, [block.rows, sae.config.dIn])));
-      const slots = await sparseCodes(codes);
-      const [values, indices] = [await slots.values.floats(), await slots.indices.ints()];
-      disposeCodes(slots);
+      const { values, indices } = await readCodes(codes);
       const K = values.length / block.rows;
       let begin = 0;
       for (const end of ends) {

@@ -5,7 +5,7 @@
 import type { Device } from "../tensor/index.ts";
 import { usageError } from "../util/index.ts";
 import { saeConfig } from "./config.ts";
-import { mapParams, paramShapes, type Sae } from "./sae.ts";
+import { featureRows, hostParams, mapParams, paramShapes, type Sae } from "./sae.ts";
 
 export interface GraftOptions {
   /** How many. */
@@ -28,30 +28,23 @@ export async function graft(
   const { config } = base;
   if (features > config.features)
     throw usageError(`graft: ${features} features of an SAE that has ${config.features}`);
-  const [before, after] = await Promise.all([base, changed].map((sae) => sae.params.wDec.floats()));
-  const cosines = cosinesOf(before, after, config.dOut);
+  const [own, other] = await Promise.all([base, changed].map(({ params }) => hostParams(params)));
+  const cosines = cosinesOf(own.wDec, other.wDec, config.dOut);
   const order = Array.from(cosines.keys()).sort((a, b) => cosines[a] - cosines[b] || a - b);
   const grafted = order.slice(0, features).sort((a, b) => a - b);
   const wider = saeConfig({ ...config, features: config.features + (how === "append" ? features : 0) });
-  const shapes = paramShapes(wider);
-  const arrays = new Map<string, Float32Array>();
-  for (const [name, t] of Object.entries(base.params)) {
-    const own = await t.floats();
-    if (t.shape[0] !== config.features || name === "bDec" || name === "wSkip") {
-      arrays.set(name, own);
-      continue;
-    }
-    const other = await changed.params[name as "wEnc"].floats();
-    const width = own.length / config.features;
+  const rows = mapParams(featureRows(own), (data, name) => {
+    const width = data.length / config.features;
     const out = new Float32Array(wider.features * width);
-    out.set(own);
+    out.set(data);
     grafted.forEach((f, i) => {
       const to = how === "append" ? config.features + i : f;
-      out.set(other.subarray(f * width, (f + 1) * width), to * width);
+      out.set(other[name]!.subarray(f * width, (f + 1) * width), to * width);
     });
-    arrays.set(name, out);
-  }
-  const params = mapParams(shapes, (shape, name) => device.tensor(arrays.get(name)!, shape).keep());
+    return out;
+  });
+  const arrays = { ...own, ...rows };
+  const params = mapParams(paramShapes(wider), (shape, name) => device.tensor(arrays[name]!, shape).keep());
   return { sae: { config: wider, params, metadata: base.metadata }, grafted };
 }
 

@@ -16,7 +16,7 @@ import {
 import type { Device } from "../tensor/index.ts";
 import { usageError } from "../util/index.ts";
 import { type SaeConfig, saeConfig } from "./config.ts";
-import { mapParams, paramShapes, type Sae } from "./sae.ts";
+import { hostParams, mapParams, paramShapes, type Sae } from "./sae.ts";
 
 /** Its tensors live until `disposeSae`. */
 export function fromPlain(device: Device, plain: PlainSae): Sae {
@@ -38,9 +38,7 @@ async function toPlain(sae: Sae, format: string): Promise<PlainSae> {
       `${format}: a ${encoder.kind} encoder has no row of its own for every feature; only sae-lens holds it`,
     );
   }
-  const data: Record<string, Float32Array> = {};
-  for (const [name, promise] of Object.entries(mapParams(params, (t) => t.floats())))
-    data[name] = await promise;
+  const data = await hostParams(params);
   const before = provenance?.trained_as as { kind?: unknown; k?: unknown } | undefined;
   return {
     dIn,
@@ -50,7 +48,7 @@ async function toPlain(sae: Sae, format: string): Promise<PlainSae> {
     applyBDecToInput,
     transcoder,
     skip,
-    ...(data as Pick<PlainSae, "wEnc" | "bEnc" | "wDec">),
+    ...data,
     metadata,
     origin: {
       ...(before?.kind === "batchtopk" && { k: before.k }),

@@ -23,7 +23,7 @@ import type { Device } from "../tensor/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import { type Activation, type SaeConfig, saeConfig } from "./config.ts";
 import { fromPlain, writePlain } from "./io-plain.ts";
-import { mapParams, type Notes, type ParamName, paramShapes, type Sae } from "./sae.ts";
+import { hostParams, mapParams, type Notes, type ParamName, paramShapes, type Sae } from "./sae.ts";
 
 export interface SaveSaeOptions {
   /** Layout of the files; `sae-lens` is ours. */
@@ -62,9 +62,7 @@ async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<vo
   const { config, params, metadata, provenance } = sae;
   const { dIn, dOut, features, activation, applyBDecToInput } = config;
   const architecture = saeLensName(config);
-  const arrays = mapParams(params, (t) => t.floats());
-  const data: Record<string, Float32Array> = {};
-  for (const [name, promise] of Object.entries(arrays)) data[name] = await promise;
+  const data = await hostParams(params);
   const own = { ...provenance, ...(architecture === "sluice" && { config }) };
   const heads = typeof metadata.hook_name === "string" && metadata.hook_name.endsWith(".hook_z");
   await writeSaeLens(
@@ -80,7 +78,7 @@ async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<vo
       reshapeActivations: heads ? "hook_z" : "none",
       metadata,
       ...(Object.keys(own).length > 0 && { sluice: own }),
-      ...(data as Pick<SaeLensSae, "wEnc" | "bEnc" | "wDec">),
+      ...data,
       wEnc: transpose2d(data.wEnc, params.wEnc.shape[0], dIn),
     },
     { dtype },

@@ -108,7 +108,7 @@ export function jumpStep(sae: Sae, x: Tensor, options: StepOptions): StepGradien
 
 /** The penalty of an L0, [], and its derivative in L0. */
 function penaltyOf(l0: Tensor, { l0: weight, targetL0 }: StepObjective): { penalty: Tensor; slope: Tensor } {
-  if (targetL0 === 0) return { penalty: mul(l0, weight), slope: add(mul(l0, 0), weight) };
+  if (targetL0 === 0) return { penalty: mul(l0, weight), slope: l0.device.full([], weight) };
   const miss = add(mul(l0, 1 / targetL0), -1);
   return { penalty: mul(square(miss), weight), slope: mul(miss, (2 * weight) / targetL0) };
 }

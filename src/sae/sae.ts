@@ -65,6 +65,19 @@ export type PerParam<T> = { readonly [name in "wEnc" | "bEnc" | "wDec"]: T } & {
   readonly [name in ParamName]?: T;
 };
 
+/** The parameters as numbers, read back. */
+export async function hostParams(params: PerParam<Tensor>): Promise<PerParam<Float32Array>> {
+  const waiting = mapParams(params, (t) => t.floats());
+  const names = Object.keys(waiting) as ParamName[];
+  const arrays = await Promise.all(names.map((name) => waiting[name] as Promise<Float32Array>));
+  return Object.fromEntries(names.map((name, i) => [name, arrays[i]])) as unknown as PerParam<Float32Array>;
+}
+
+/** Those parameters of a dense SAE that have a row for each feature. */
+export function featureRows<T>({ bDec: _, wSkip: __, ...rows }: PerParam<T>): PerParam<T> {
+  return rows;
+}
+
 /** Notes that are saved with an SAE; nothing is computed from them. */
 export type Notes = Readonly<Record<string, unknown>>;
 

@@ -11,7 +11,9 @@ import {
   disposeCodes,
   disposeSae,
   encode,
+  featureRows,
   foldInput,
+  hostParams,
   mapParams,
   type Notes,
   type PerParam,
@@ -126,10 +128,7 @@ async function scaledArrays(
 ): Promise<PerParam<Float32Array>> {
   const scaled = device.scope(() => foldInput(sae, 1 / scales.input, 1 / scales.target));
   try {
-    const waiting = mapParams(scaled.params, (t) => t.floats());
-    const arrays: Record<string, Float32Array> = {};
-    for (const [name, promise] of Object.entries(waiting)) arrays[name] = await promise;
-    return arrays as unknown as PerParam<Float32Array>;
+    return await hostParams(scaled.params);
   } finally {
     disposeSae(scaled);
   }
@@ -158,9 +157,7 @@ async function freshRows(
   const activation = "k" in config.activation ? { kind: "relu" as const } : config.activation; // k may be more than these
   const fresh = createSae(device, saeConfig({ ...config, features, activation }), { rng: rng.fork("added") });
   try {
-    const arrays: Record<string, Float32Array> = {};
-    for (const [name, t] of Object.entries(fresh.params)) arrays[name] = await t.floats();
-    return arrays as unknown as PerParam<Float32Array>;
+    return await hostParams(fresh.params);
   } finally {
     disposeSae(fresh);
   }
@@ -168,11 +165,11 @@ async function freshRows(
 
 /** The same rows once more, of every parameter that has a row for each feature. */
 function copies(
-  { bDec: _, wSkip: __, ...rows }: PerParam<Float32Array>,
+  own: PerParam<Float32Array>,
   chosen: readonly number[],
   { features }: SaeConfig,
 ): PerParam<Float32Array> {
-  return mapParams(rows, (data) => {
+  return mapParams(featureRows(own), (data) => {
     const width = data.length / features;
     const out = new Float32Array(chosen.length * width);
     chosen.forEach((f, i) => void out.set(data.subarray(f * width, (f + 1) * width), i * width));
