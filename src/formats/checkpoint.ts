@@ -100,6 +100,10 @@ export class Checkpoint implements TensorSource {
     return this.#holder(name).readSync(name);
   }
 
+  readInto(name: string, at: number, target: Uint8Array): Promise<void> {
+    return this.#holder(name).readInto(name, at, target);
+  }
+
   /** `sha256:…` over the bytes of all weight files in name order: which weights these are. */
   async contentHash(): Promise<string> {
     const hash = createHash("sha256");

@@ -20,6 +20,8 @@ export interface TensorSource {
   info(name: string): TensorInfo;
   read(name: string): Promise<NamedArray>;
   readSync(name: string): NamedArray;
+  /** Fills `target` with bytes of the tensor, from its byte `at` on. */
+  readInto(name: string, at: number, target: Uint8Array): Promise<void>;
   close(): void;
 }
 
@@ -82,6 +84,16 @@ export class SafetensorsFile implements TensorSource {
     return { dtype: info.dtype, shape: info.shape, data };
   }
 
+  async readInto(name: string, at: number, target: Uint8Array): Promise<void> {
+    const info = this.info(name);
+    if (!(at >= 0 && at + target.length <= info.byteLength)) {
+      throw usageError(
+        `${this.path}: bytes ${at}..${at + target.length} are not in "${name}" of ${info.byteLength}`,
+      );
+    }
+    await this.#fill(target, info.start + at, `"${name}"`);
+  }
+
   /** Rows [first, first + count) along the first axis. */
   readRowsSync(name: string, first: number, count: number): NamedArray {
     const { info, start, shape, size } = this.#rows(name, first, count);
@@ -130,8 +142,14 @@ export class SafetensorsFile implements TensorSource {
   }
 
   async #bytesAsync(start: number, length: number, what: string): Promise<Uint8Array> {
-    const handle = this.#open();
     const out = new Uint8Array(length);
+    await this.#fill(out, start, what);
+    return out;
+  }
+
+  async #fill(out: Uint8Array, start: number, what: string): Promise<void> {
+    const handle = this.#open();
+    const { length } = out;
     for (let at = 0; at < length; ) {
       const got = await new Promise<number>((resolve, reject) => {
         fs.read(handle, out, at, Math.min(length - at, 1 << 30), start + at, (error, count) =>
@@ -141,7 +159,6 @@ export class SafetensorsFile implements TensorSource {
       if (got === 0) throw this.#shrunk(what);
       at += got;
     }
-    return out;
   }
 
   #shrunk(what: string): Error {

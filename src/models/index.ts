@@ -1,14 +1,7 @@
 /**
  * The transformer, its hooks, loading and saving, generation and training.
  */
-export {
-  createTransformer,
-  hashTransformer,
-  type LoadOptions,
-  loadTransformer,
-  type SaveOptions,
-  saveTransformer,
-} from "./build.ts";
+export { createFromConfig, createTransformer, type FreshOptions } from "./build.ts";
 export { KvCache } from "./cache.ts";
 export { addVector, atPositions, replaceWith } from "./edits.ts";
 export { type GenerateOptions, type Generation, generate, type TokenEvent } from "./generate.ts";
@@ -27,9 +20,11 @@ export {
   hookWidth,
   resolveHook,
 } from "./hooks.ts";
+export { type LoadOptions, loadTransformer } from "./load.ts";
 export { forwardPacked } from "./packed.ts";
 export { parameterCount } from "./params.ts";
 export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
+export { hashTransformer, type SaveOptions, saveTransformer } from "./save.ts";
 export {
   checkSpec,
   type LayerNormSpec,

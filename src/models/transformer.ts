@@ -23,6 +23,7 @@ import {
 } from "../tensor/index.ts";
 import { inputError, usageError } from "../util/index.ts";
 import type { KvCache } from "./cache.ts";
+import type { Json } from "./families/index.ts";
 import { type HookRequest, HookRun } from "./hooks.ts";
 import type { BlockParams, ModelParams, ParamSlot } from "./params.ts";
 import { Rotary } from "./rotary.ts";
@@ -65,18 +66,20 @@ export class Transformer {
   readonly params: ModelParams;
   /** What each parameter is, and its tensor, in the order of the forward pass. */
   readonly slots: readonly (ParamSlot & { readonly tensor: Tensor })[];
+  /** The `config.json` that it was made from, if any. */
+  readonly config: Json | undefined;
   readonly #rotary: Rotary;
 
   constructor(
     device: Device,
     spec: ModelSpec,
-    params: ModelParams,
-    slots: readonly (ParamSlot & { readonly tensor: Tensor })[],
+    { params, slots, config }: Pick<Transformer, "params" | "slots" | "config">,
   ) {
     this.device = device;
     this.spec = spec;
     this.params = params;
     this.slots = slots;
+    this.config = config;
     this.#rotary = new Rotary(device, spec);
   }
 

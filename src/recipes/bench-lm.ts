@@ -2,16 +2,17 @@
  * Language models of random weights in the shapes of the peers: a forward pass that captures one layer, a training
  * step, cached decoding. B batch · T context · d width · V vocabulary. Tokens are uniform.
  */
-import { llamaNames } from "../models/families/llama.ts";
+import { assemble } from "../models/build.ts";
+import { llamaNames } from "../models/families/index.ts";
 import {
   crossEntropies,
   generate,
   LM_TRAIN_DEFAULTS,
   type ModelSpec,
   parameterCount,
-  Transformer,
+  type Transformer,
 } from "../models/index.ts";
-import { assembleParams, paramSlots } from "../models/params.ts";
+import { paramSlots } from "../models/params.ts";
 import { AdamW, clipFactor, globalNorm } from "../nn/index.ts";
 import { add, cast, type Device, type DType, mul, sizeOf, sum, type Tensor } from "../tensor/index.ts";
 import { Rng, usageError } from "../util/index.ts";
@@ -72,13 +73,7 @@ function randomModel(device: Device, spec: ModelSpec, dtype: WeightType, rng: Rn
     full.dispose();
     return held;
   });
-  const params = assembleParams(spec, slots, tensors);
-  return new Transformer(
-    device,
-    spec,
-    params,
-    slots.map((slot, i) => ({ ...slot, tensor: tensors[i] })),
-  );
+  return assemble(device, spec, { slots, tensors });
 }
 
 /** Weights that meet every token in a product. */

@@ -27,8 +27,8 @@ export interface Backend {
   alloc(bytes: number, dtype: DType): unknown;
   /** Gives the buffer back; it may be handed out again at once. */
   free(handle: unknown, bytes: number): void;
-  /** Copies raw little-endian bytes into the buffer, from its start. */
-  write(handle: unknown, bytes: Uint8Array, dtype: DType): void;
+  /** Copies raw little-endian bytes into the buffer, from its byte `byteOffset` on. */
+  write(handle: unknown, byteOffset: number, bytes: Uint8Array, dtype: DType): void;
   /** Copies `length` raw bytes out, starting at `byteOffset`. */
   read(handle: unknown, byteOffset: number, length: number, dtype: DType): Promise<Uint8Array>;
   /** Releases threads and pooled memory. Buffers still in use become invalid. */

@@ -97,13 +97,21 @@ export class Device {
   /** Overwrites a contiguous tensor with row-major numbers of the same count. */
   write(t: Tensor, data: ArrayLike<number>): void {
     if (data.length !== t.size) throw usageError(`write: ${data.length} numbers into ${describe(t)}`);
-    if (!t.isContiguous || t.offset !== 0) throw usageError(`write: ${describe(t)} is a view`);
     const encoded = encode(data, t.dtype);
-    this.backend.write(
-      t.handle,
-      new Uint8Array(encoded.buffer, encoded.byteOffset, encoded.byteLength),
-      t.dtype,
-    );
+    this.writeBytes(t, 0, new Uint8Array(encoded.buffer, encoded.byteOffset, encoded.byteLength));
+  }
+
+  /**
+   * Overwrites elements of a contiguous tensor, from the row-major index `first` on, with raw little-endian bytes of its
+   * own type: for filling it piece by piece.
+   */
+  writeBytes(t: Tensor, first: number, bytes: Uint8Array): void {
+    const item = ITEM_SIZE[t.dtype];
+    if (!t.isContiguous || t.offset !== 0) throw usageError(`write: ${describe(t)} is a view`);
+    if (bytes.length % item !== 0 || !(first >= 0 && first + bytes.length / item <= t.size)) {
+      throw usageError(`write: ${bytes.length} bytes at element ${first} do not fit into ${describe(t)}`);
+    }
+    this.backend.write(t.handle, first * item, bytes, t.dtype);
   }
 
   /** See `Tensor.data`. */

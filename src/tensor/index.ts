@@ -66,6 +66,7 @@ export {
   alias,
   cast,
   contiguous,
+  copy,
   expand,
   permute,
   reshape,

@@ -23,6 +23,11 @@ export function contiguous(x: Tensor): Tensor {
   return x.isContiguous ? x : dispatch(contiguousOp, [x], {})[0];
 }
 
+/** Row-major copy in a buffer of its own. */
+export function copy(x: Tensor): Tensor {
+  return dispatch(contiguousOp, [x], {})[0];
+}
+
 /** Converted to `dtype` (round to nearest even), or the tensor itself. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   return x.dtype === dtype ? x : dispatch(castOp, [x], { dtype })[0];

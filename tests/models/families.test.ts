@@ -6,20 +6,22 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { test } from "node:test";
-import { type NamedArray, openModelFolder, writeCheckpoint } from "../../src/formats/index.ts";
+import { type NamedArray, openModelFolder, toFloat32, writeCheckpoint } from "../../src/formats/index.ts";
 import { familyOf } from "../../src/models/families/index.ts";
 import {
+  createFromConfig,
   hashTransformer,
   loadTransformer,
   type ModelSpec,
   parameterCount,
   saveTransformer,
-  type Transformer,
+  Transformer,
 } from "../../src/models/index.ts";
 import { paramSlots } from "../../src/models/params.ts";
 import { rotaryFrequencies } from "../../src/models/rotary.ts";
-import { fromStored, toStored } from "../../src/models/stored.ts";
-import type { Device } from "../../src/tensor/index.ts";
+import { fromStored, type StoredSlot, toStored } from "../../src/models/stored.ts";
+import type { Device, DType, Tensor } from "../../src/tensor/index.ts";
+import { Rng } from "../../src/util/index.ts";
 import { packageRoot } from "../golden.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { assertNear, tinyModel, withDevice } from "./helpers.ts";
@@ -289,35 +291,43 @@ test("linear scaling divides every frequency, llama3 scaling only slow ones, wit
   );
 });
 
-test("a part of a tensor is cut out by blocks or by heads, turned where the file has [in, out]", () => {
-  const shape = [4, 2];
-  const fused = Float32Array.from({ length: 24 }, (_, i) => i); // [12, 2]
-  const rows = (r: number[]) => Float32Array.from(r.flatMap((n) => [2 * n, 2 * n + 1]));
-  const stored = { name: "", shape: [12, 2], transposed: false, groups: 1, parts: 3, part: 1 };
-  assert.deepEqual(fromStored({ shape, stored }, fused), rows([4, 5, 6, 7]));
-  const perHead = { ...stored, groups: 2 };
-  assert.deepEqual(fromStored({ shape, stored: perHead }, fused), rows([2, 3, 8, 9]));
-  const turned = { ...stored, shape: [2, 12], transposed: true };
-  assert.deepEqual([...fromStored({ shape, stored: turned }, fused)], [4, 16, 5, 17, 6, 18, 7, 19]);
-  for (const layout of [stored, perHead, turned]) {
-    const back = new Float32Array(24).fill(-1);
-    for (const part of [0, 1, 2]) {
-      const own = { shape, stored: { ...layout, part } };
-      toStored(own, fromStored(own, fused), back);
+test("a part of a tensor is cut out by blocks or by heads, turned where the file has [in, out], and put back", () =>
+  withDevice("native", async (device) => {
+    const shape = [4, 2];
+    const whole = (of: readonly number[], dtype: DType = "f32") => {
+      const numbers = Array.from({ length: of.reduce((a, b) => a * b, 1) }, (_, i) => i);
+      return device.tensor(numbers, of, dtype);
+    };
+    const numbersOf = async (make: () => Tensor) => {
+      const tensor = device.scope(make);
+      return [...(await tensor.floats().finally(() => tensor.dispose()))];
+    };
+    const cut = (slot: StoredSlot) => numbersOf(() => fromStored(slot, whole(slot.stored.shape)));
+    const rows = (r: number[]) => r.flatMap((n) => [2 * n, 2 * n + 1]);
+    const stored = { name: "", shape: [12, 2], transposed: false, groups: 1, parts: 3, part: 1 };
+    assert.deepEqual(await cut({ shape, stored }), rows([4, 5, 6, 7]));
+    const perHead = { ...stored, groups: 2 };
+    assert.deepEqual(await cut({ shape, stored: perHead }), rows([2, 3, 8, 9]));
+    const turned = { ...stored, shape: [2, 12], transposed: true };
+    assert.deepEqual(await cut({ shape, stored: turned }), [4, 16, 5, 17, 6, 18, 7, 19]);
+    assert.deepEqual(
+      await cut({ shape: [4], stored: { ...turned, shape: [12], groups: 2 } }),
+      [2, 3, 8, 9],
+      "bias",
+    );
+    for (const layout of [stored, perHead, turned]) {
+      for (const dtype of ["f32", "bf16"] as const) {
+        const back = await numbersOf(() => {
+          const parts = [2, 0, 1].map((part) => {
+            const slot = { shape, stored: { ...layout, part } };
+            return { slot, tensor: fromStored(slot, whole(layout.shape, dtype)) };
+          });
+          return toStored(parts);
+        });
+        assert.deepEqual(back, rows([...Array(12).keys()]));
+      }
     }
-    assert.deepEqual(back, fused);
-  }
-  const bias = { shape: [4], stored: { ...turned, shape: [12], groups: 2 } };
-  assert.deepEqual(
-    [
-      ...fromStored(
-        bias,
-        Uint16Array.from({ length: 12 }, (_, i) => i),
-      ),
-    ],
-    [2, 3, 8, 9],
-  );
-});
+  }));
 
 async function logitsOf(model: Transformer): Promise<Float32Array> {
   const ids = model.device.tensor([5, 17, 3, 99, 42, 8, 150, 7, 61], [1, 9], "i32");
@@ -451,18 +461,47 @@ test("the parameter count is that of the file", () => {
   }
 });
 
-test("a model of another family is not saved as Llama's", () =>
+test("a model goes back under the config it came with: the same tensors in the family's names and layouts", () =>
   withDevice("native", async (device) => {
     using temp = temporaryFolder();
-    for (const family of NAMES.filter((f) => f !== "llama")) {
+    for (const family of NAMES) {
       const model = await loadTransformer(device, fixture(family));
-      await assert.rejects(saveTransformer(model, path.join(temp.path, family)), {
-        code: "usage",
-        message: /a llama config\.json cannot describe this model/,
-      });
-      model.dispose();
+      const folder = path.join(temp.path, family);
+      await saveTransformer(model, folder);
+      const [there, here] = [openModelFolder(fixture(family)), openModelFolder(folder)];
+      for (const name of there.tensorNames()) {
+        const [want, got] = [there.readSync(name), here.readSync(name)];
+        assert.deepEqual([...toFloat32(got)], [...toFloat32(want)], `${family}: ${name}`);
+        assert.deepEqual(got.shape, want.shape);
+      }
+      assert.equal(here.tensorNames().length, there.tensorNames().length);
+      assert.deepEqual(specOf(here.config), model.spec);
+      assert.equal(here.config.torch_dtype, "float32");
+      for (const files of [there, here]) files.close();
+      const again = await loadTransformer(device, folder);
+      assert.equal(await hashTransformer(again), await hashTransformer(model), family);
+      for (const m of [model, again]) m.dispose();
     }
-    assert.deepEqual(fs.readdirSync(temp.path), []);
+  }));
+
+test("a fresh model of any family's config is saved under it; one whose spec has left its config is not", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    for (const family of NAMES) {
+      const model = createFromConfig(device, configOf(family), { rng: new Rng(1) });
+      const folder = path.join(temp.path, family);
+      await saveTransformer(model, folder, { dtype: "bf16" });
+      const again = await loadTransformer(device, folder, { dtype: "bf16" });
+      assert.deepEqual(again.spec, model.spec);
+      const { device: _, params, slots, config } = model;
+      const other = new Transformer(device, { ...model.spec, attnSoftcap: 7 }, { params, slots, config });
+      await assert.rejects(saveTransformer(other, path.join(temp.path, "other")), {
+        code: "usage",
+        message: /no longer that of the config/,
+      });
+      for (const m of [again, other, model]) m.dispose();
+    }
+    assert.equal(fs.existsSync(path.join(temp.path, "other")), false);
   }));
 
 test("fresh biases begin at 0 and gains at 1, and every parameter of every kind of block has a name", () =>

@@ -8,7 +8,7 @@ import * as path from "node:path";
 import { test } from "node:test";
 import { familyOf } from "../../src/models/families/index.ts";
 import { crossEntropies, generate, loadTransformer, type Transformer } from "../../src/models/index.ts";
-import { toStored } from "../../src/models/stored.ts";
+import { type StoredSlot, toStored } from "../../src/models/stored.ts";
 import { type Device, mul, slice, sum, type Tensor } from "../../src/tensor/index.ts";
 import { type GoldenFile, golden, goldenPath } from "../golden.ts";
 import { temporaryFolder } from "../temporary.ts";
@@ -96,15 +96,13 @@ async function inFileLayout(
   name: string,
 ): Promise<Float32Array> {
   const parts = model.slots.flatMap((slot, i) =>
-    (slot.stored?.name ?? slot.name) === name ? [{ slot, grad: grads[i] }] : [],
+    (slot.stored?.name ?? slot.name) === name ? [{ slot: slot as StoredSlot, tensor: grads[i] }] : [],
   );
   assert.ok(parts.length > 0, `${name} belongs to a parameter`);
-  const [{ slot, grad }] = parts;
-  if (!slot.stored) return await grad.floats();
-  const whole = new Float32Array(slot.stored.shape.reduce((a, b) => a * b, 1)).fill(Number.NaN);
-  for (const { slot, grad } of parts)
-    toStored({ shape: slot.shape, stored: slot.stored! }, await grad.floats(), whole);
-  return whole;
+  if (!parts[0].slot.stored) return await parts[0].tensor.floats();
+  assert.equal(parts.length, parts[0].slot.stored.parts, `${name}: every part has a gradient`);
+  const whole = model.device.scope(() => toStored(parts));
+  return await whole.floats().finally(() => whole.dispose());
 }
 
 async function gradientsAgree(model: Transformer, expected: GoldenFile): Promise<void> {

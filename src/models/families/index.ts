@@ -33,5 +33,6 @@ export function familyOf(config: Json): Family {
   );
 }
 
+export type { Json } from "./config.ts";
 export type { Family } from "./family.ts";
 export { llamaConfig, llamaNames } from "./llama.ts";

@@ -39,7 +39,7 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
     },
     alloc: (bytes) => buffers.take(bytes),
     free: (handle, bytes) => buffers.give(handle as number, bytes),
-    write: (handle, bytes) => addon.write(handle as number, bytes),
+    write: (handle, byteOffset, bytes) => addon.write((handle as number) + byteOffset, bytes),
     read: async (handle, byteOffset, length) =>
       new Uint8Array(addon.read((handle as number) + byteOffset, length)),
     close: () => {

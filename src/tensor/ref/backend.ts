@@ -56,7 +56,8 @@ export function refBackend({ keepF64 = false }: RefOptions = {}): Backend {
     kernels: kernels as unknown as KernelTable,
     alloc: (bytes, dtype): RefBuffer => new Float64Array(Math.ceil(bytes / ITEM_SIZE[dtype])),
     free: () => {},
-    write: (handle, bytes, dtype) => (handle as RefBuffer).set(decode(bytes, dtype)),
+    write: (handle, byteOffset, bytes, dtype) =>
+      (handle as RefBuffer).set(decode(bytes, dtype), byteOffset / ITEM_SIZE[dtype]),
     read: async (handle, byteOffset, length, dtype) => {
       const item = ITEM_SIZE[dtype];
       const from = byteOffset / item;
