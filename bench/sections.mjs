@@ -178,6 +178,93 @@ const lmForward = {
   })),
 };
 
+const GPT2_SMALL = flags({ d: 768, layers: 12, heads: 12, "kv-heads": 12, ffn: 3072, vocab: 50_257 });
+const LLAMA_512 = flags({ d: 512, layers: 8, heads: 8, "kv-heads": 2, ffn: 1408, vocab: 32_000 });
+
+/** Stopped after the captured layer, weights in f32 and bf16, each beside both types of PyTorch's. */
+const lmForwardHalf = (name, title, arch, sizes) => ({
+  name: `lm-forward-${name}`,
+  title: `${title} forward, stopped after the captured middle layer, 8 × 256; tokens/s`,
+  unit: "tokens/s",
+  programs: () => [
+    ...["f32", "bf16"].map((dtype) => ({
+      label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
+      sluice: ["lm-forward", "--arch", arch, ...sizes, "--ctx", "256", "--dtype", dtype, "--steps", "5"],
+    })),
+    ...["float32", "bfloat16"].map((dtype) => ({
+      label: `Hugging Face ${dtype}`,
+      python: compat(
+        "torch_forward_half.py",
+        ...["--arch", arch, ...sizes, "--ctx", "256", "--dtype", dtype, "--steps", "3"],
+      ),
+      needs: ["torch", "transformers"],
+    })),
+  ],
+  rows: [
+    ["f32", "sluice", "float32"],
+    ["bf16", "sluice bf16", "bfloat16"],
+  ].map(([dtype, program, theirs]) => ({
+    title: `${dtype} weights`,
+    program,
+    ours: (r) => r.stopped_tokens_per_second,
+    theirs: (r) => r.stopped_tokens_per_second,
+    targets: { [`Hugging Face ${theirs}`]: 1 },
+  })),
+});
+
+const lmLoad = (shape, title) => ({
+  name: `lm-load-${shape}`,
+  title: `Loading ${title} from a warm disk, a process each time; times a second`,
+  unit: "1/s",
+  programs: () => [
+    ...["f32", "bf16"].map((dtype) => ({
+      label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
+      sluice: ["lm-load", "--shape", shape, "--dtype", dtype, "--steps", "5"],
+    })),
+    {
+      label: "Hugging Face",
+      python: compat("torch_load.py", "--shape", shape, "--steps", "3"),
+      needs: ["torch", "transformers"],
+    },
+    {
+      label: "Hugging Face bf16",
+      python: compat("torch_load.py", "--shape", shape, "--dtype", "bf16", "--steps", "3"),
+      needs: ["torch", "transformers"],
+    },
+  ],
+  rows: [
+    ["f32", "sluice", "Hugging Face"],
+    ["bf16", "sluice bf16", "Hugging Face bf16"],
+  ].flatMap(([dtype, program, peer]) =>
+    [
+      ["load", "loads_per_second"],
+      ["first captured activation after the process's start", "first_activations_per_second"],
+    ].map(([what, key]) => ({
+      title: `${what}, ${dtype}`,
+      program,
+      peers: [peer],
+      ours: (r) => r[key],
+      theirs: (r) => r[key],
+    })),
+  ),
+  /** Figures of our own with a bound. */
+  wanted: [
+    { title: "loading", of: (r) => r.step_ms / 1000, most: 1, unit: "s" },
+    {
+      title: "first captured activation beyond reading",
+      of: (r) => r.phases_ms.beyond_reading / 1000,
+      most: 2,
+      unit: "s",
+    },
+    {
+      title: "peak memory that loading adds, × the weights as held",
+      of: (r) => r.memory_multiple,
+      most: 1.2,
+      unit: "",
+    },
+  ],
+});
+
 const lmTrain = {
   name: "lm-train",
   title: "Llama training step, d 256, 6 layers, vocab 4096, 32 × 256; tokens/s",
@@ -280,6 +367,10 @@ export const SECTIONS = [
     peers: { jumprelu: 4 },
   }),
   lmForward,
+  lmForwardHalf("gpt2-small", "GPT-2 small's shape:", "gpt2", GPT2_SMALL),
+  lmForwardHalf("llama-512", "Llama d 512, 8 layers:", "llama", LLAMA_512),
+  lmLoad("gpt2-small", "GPT-2 small's size"),
+  lmLoad("llama-512", "a Llama of d 512, 8 layers"),
   lmTrain,
   generate("generate-1", "batch 1, greedy", {
     batch: 1,

@@ -101,6 +101,20 @@ function saeNotes({ multiple }, rounds) {
   return notes;
 }
 
+/** Figures of our own programs beside what they may be at most. */
+function wantedNotes({ wanted = [] }, rounds) {
+  const own = [...new Set(rounds.flatMap((r) => Object.keys(r)))].filter((label) =>
+    label.startsWith("sluice"),
+  );
+  return wanted.map(({ title, of, most, unit }) => {
+    const found = own.map((label) => {
+      const values = rounds.filter((r) => r[label]).map((r) => of(r[label]));
+      return `${label} ${spread(values)}${unit && ` ${unit}`} ${median(values) <= most ? "✓" : "✗"}`;
+    });
+    return `${title[0].toUpperCase()}${title.slice(1)} (at most ${most}${unit && ` ${unit}`} wanted): ${found.join("; ")}.`;
+  });
+}
+
 /** Other programs' share of the machine while the section ran. */
 function noiseNote(rounds) {
   const busy = rounds.flatMap((r) => Object.values(r).map((record) => record.other_busy_cpus ?? 0));
@@ -123,7 +137,7 @@ export function render(sections, results) {
       return [
         `### ${section.title}`,
         markdownTable(head, rowsOf(section, rounds)),
-        [...saeNotes(section, rounds), noiseNote(rounds), about].join("\n"),
+        [...saeNotes(section, rounds), ...wantedNotes(section, rounds), noiseNote(rounds), about].join("\n"),
       ].join("\n\n");
     })
     .join("\n\n");

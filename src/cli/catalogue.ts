@@ -146,6 +146,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/bench-lm.ts")).benchLmForwardCommand,
   },
   {
+    name: "bench lm-load",
+    summary: "time and memory of loading a model",
+    load: async () => (await import("./commands/bench-lm-load.ts")).benchLmLoadCommand,
+  },
+  {
     name: "bench lm-train",
     summary: "speed of a language model's training step",
     load: async () => (await import("./commands/bench-lm.ts")).benchLmTrainCommand,

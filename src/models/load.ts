@@ -93,7 +93,7 @@ function checkTensors(
 }
 
 /** Bytes of a piece; a multiple of every item size. */
-const PIECE = 4 << 20;
+const PIECE = 1 << 20;
 
 /** Tensors of a file as parameters on a device. */
 class Reader {

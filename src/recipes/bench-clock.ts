@@ -66,24 +66,33 @@ export async function repeatTimed(
   return clock;
 }
 
-/** Largest resident set of this process so far, MB of 2^20 bytes as the peers count them. */
-export const peakRssMb = (): number => process.resourceUsage().maxRSS / 1024;
+/**
+ * Largest resident set of this process so far, MB of 2^20 bytes as the peers count them. Linux's own count begins anew in a
+ * started program; that of getrusage begins at what its parent had.
+ */
+export function peakRssMb(): number {
+  const own = procFile("/proc/self/status")?.match(/^VmHWM:\s*(\d+) kB$/m);
+  return (own ? Number(own[1]) : process.resourceUsage().maxRSS) / 1024;
+}
+
+/** Content of a file of /proc; undefined on machines that have none. */
+function procFile(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined;
+  }
+}
 
 /** Jiffies a second in /proc/stat: USER_HZ is 100 on every architecture that Node runs on. */
 const TICKS = 100;
 
 /** CPU seconds of all processors that were not idle (user to steal); undefined where there is no /proc. */
 function busySeconds(): number | undefined {
-  try {
-    const [user, nice, system, , , irq, softirq, steal] = readFileSync("/proc/stat", "utf8")
-      .split("\n", 1)[0]
-      .split(/\s+/)
-      .slice(1, 9)
-      .map(Number);
-    return (user + nice + system + irq + softirq + steal) / TICKS;
-  } catch {
-    return undefined;
-  }
+  const line = procFile("/proc/stat")?.split("\n", 1)[0];
+  if (line === undefined) return undefined;
+  const [user, nice, system, , , irq, softirq, steal] = line.split(/\s+/).slice(1, 9).map(Number);
+  return (user + nice + system + irq + softirq + steal) / TICKS;
 }
 
 /** Watches what other programs use: CPUs kept busy since the call, this process left out. Undefined where not known. */

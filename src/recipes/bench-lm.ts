@@ -3,7 +3,7 @@
  * step, cached decoding. B batch · T context · d width · V vocabulary. Tokens are uniform.
  */
 import { assemble } from "../models/build.ts";
-import { llamaNames } from "../models/families/index.ts";
+import { familyOf, type Json, llamaNames } from "../models/families/index.ts";
 import {
   crossEntropies,
   generate,
@@ -30,40 +30,55 @@ export interface LmSizes {
   readonly batch: number;
 }
 
-type WeightType = Exclude<DType, "i32">;
+export type WeightType = Exclude<DType, "i32">;
 
-function specOf({ d, layers, heads, kvHeads, ffn, vocab, ctx }: LmSizes, context = ctx): ModelSpec {
+export type LmArch = "llama" | "gpt2";
+
+/** The `config.json` of a model of some size. */
+export function benchConfig(arch: LmArch, sizes: LmSizes, context = sizes.ctx): Json {
+  const { d, layers, heads, kvHeads, ffn, vocab } = sizes;
   if (d % heads !== 0) throw usageError(`bench: a width of ${d} does not divide into ${heads} heads`);
+  if (arch === "llama") {
+    return {
+      model_type: "llama",
+      vocab_size: vocab,
+      hidden_size: d,
+      num_hidden_layers: layers,
+      num_attention_heads: heads,
+      num_key_value_heads: kvHeads,
+      intermediate_size: ffn,
+      max_position_embeddings: context,
+      rope_theta: 10_000,
+      tie_word_embeddings: false,
+    };
+  }
+  if (kvHeads !== heads) {
+    throw usageError(
+      `bench: gpt2 has as many key-value heads as heads; give --kv-heads ${heads}, not ${kvHeads}`,
+    );
+  }
   return {
-    vocabSize: vocab,
-    dModel: d,
-    nLayers: layers,
-    nHeads: heads,
-    nKvHeads: kvHeads,
-    headDim: d / heads,
-    dMlp: ffn,
-    contextLength: context,
-    norm: { kind: "rms", eps: 1e-6, offset: 0 },
-    positions: { kind: "rope", theta: 10_000, fraction: 1 },
-    mlp: { kind: "gated", activation: "silu" },
-    attnScale: (d / heads) ** -0.5,
-    attnSoftcap: 0,
-    windowPattern: new Array<number>(layers).fill(0),
-    qkvBias: false,
-    tiedHead: false,
-    eosTokens: [],
+    model_type: "gpt2",
+    vocab_size: vocab,
+    n_embd: d,
+    n_layer: layers,
+    n_head: heads,
+    n_inner: ffn,
+    n_positions: context,
   };
 }
 
 /** Numbers that one random block repeats: only sizes matter to the clock, and drawing every weight would take seconds. */
 const BLOCK = 1 << 20;
 
-/** A model of the Llama shape; matrices are held in `dtype`. */
-function randomModel(device: Device, spec: ModelSpec, dtype: WeightType, rng: Rng): Transformer {
+/** A model of random weights; matrices are held in `dtype`. */
+export function randomModel(device: Device, config: Json, dtype: WeightType, rng: Rng): Transformer {
   const block = rng.fork("weights").fillNormal(new Float32Array(BLOCK), 0, 0.02);
-  const slots = paramSlots(spec, llamaNames);
-  const tensors = slots.map(({ shape, matrix }) => {
-    const data = new Float32Array(sizeOf(shape)).fill(1);
+  const family = familyOf(config);
+  const spec = family.spec(config);
+  const slots = paramSlots(spec, family.names);
+  const tensors = slots.map(({ shape, matrix, start }) => {
+    const data = new Float32Array(sizeOf(shape)).fill(start);
     for (let at = 0; matrix && at < data.length; at += BLOCK) {
       data.set(block.subarray(0, Math.min(BLOCK, data.length - at)), at);
     }
@@ -73,12 +88,17 @@ function randomModel(device: Device, spec: ModelSpec, dtype: WeightType, rng: Rn
     full.dispose();
     return held;
   });
-  return assemble(device, spec, { slots, tensors });
+  return assemble(device, spec, { slots, tensors, config });
 }
 
 /** Weights that meet every token in a product. */
-const matmulWeights = (spec: ModelSpec, head: boolean): number =>
-  parameterCount(spec).blocks - spec.nLayers * 2 * spec.dModel + (head ? spec.vocabSize * spec.dModel : 0);
+function matmulWeights(spec: ModelSpec, head: boolean): number {
+  const inBlocks = paramSlots(spec, llamaNames).filter(
+    ({ role, matrix }) => matrix && typeof role === "object",
+  );
+  const blocks = inBlocks.reduce((n, { shape }) => n + sizeOf(shape), 0);
+  return blocks + (head ? spec.vocabSize * spec.dModel : 0);
+}
 
 function randomTokens(rng: Rng, { vocab, batch, ctx }: LmSizes, length = ctx): Int32Array {
   return Int32Array.from({ length: batch * length }, () => rng.int(vocab));
@@ -100,14 +120,15 @@ function lmYardstick(device: Device, { batch, ctx, d, ffn }: LmSizes, rng: Rng) 
 export async function benchLmForward(
   device: Device,
   sizes: LmSizes,
-  { layer = Math.floor(sizes.layers / 2) - 1, ...repeats }: BenchRepeats & { readonly layer?: number },
+  options: BenchRepeats & { readonly arch?: LmArch; readonly dtype?: WeightType; readonly layer?: number },
 ): Promise<BenchFigures> {
+  const { arch = "llama", dtype = "f32", layer = Math.floor(sizes.layers / 2) - 1, ...repeats } = options;
   const rng = new Rng(0);
-  const spec = specOf(sizes);
   if (!(layer >= 0 && layer < sizes.layers))
     throw usageError(`bench: --layer ${layer} must be between 0 and ${sizes.layers - 1}`);
   const point = `blocks.${layer}.hook_resid_post`;
-  const model = randomModel(device, spec, "f32", rng);
+  const model = randomModel(device, benchConfig(arch, sizes), dtype, rng);
+  const { spec } = model;
   const gemm = lmYardstick(device, sizes, rng);
   const { batch, ctx } = sizes;
   const modes = {
@@ -128,7 +149,7 @@ export async function benchLmForward(
     const rate = (phase: string) => (tokens / spreadOf(clock.of(phase)).median) * 1000;
     return figuresOf(clock, {
       benchmark: "lm-forward",
-      sizes: { arch: "llama", ...sizes, layer },
+      sizes: { arch, ...sizes, layer, dtype },
       tokens,
       flops: gemm.flops,
       more: {
@@ -154,8 +175,8 @@ export async function benchLmTrain(
   if (sizes.batch % micro !== 0)
     throw usageError(`bench: --batch ${sizes.batch} must be a multiple of --micro ${micro}`);
   const rng = new Rng(0);
-  const spec = specOf(sizes);
-  const model = randomModel(device, spec, "f32", rng);
+  const model = randomModel(device, benchConfig("llama", sizes), "f32", rng);
+  const { spec } = model;
   const gemm = lmYardstick(device, sizes, rng);
   const params = model.slots.map(({ name, tensor, matrix }) => ({
     name,
@@ -254,8 +275,9 @@ export async function benchGenerate(
 ): Promise<BenchFigures> {
   if (newTokens < 2) throw usageError(`bench: --new-tokens ${newTokens} must be at least 2`);
   const rng = new Rng(0);
-  const spec = specOf(sizes, Math.max(sizes.ctx, prompt + newTokens + 1));
-  const model = randomModel(device, spec, dtype, rng);
+  const context = Math.max(sizes.ctx, prompt + newTokens + 1);
+  const model = randomModel(device, benchConfig("llama", sizes, context), dtype, rng);
+  const { spec } = model;
   const gemm = lmYardstick(device, sizes, rng);
   const { batch } = sizes;
   try {

@@ -11,7 +11,7 @@ export interface BenchFigures {
   readonly sizes: Readonly<Record<string, number | string | boolean>>;
   /** Milliseconds. */
   readonly step: Spread;
-  readonly tokensPerSecond: Spread;
+  readonly tokensPerSecond?: Spread;
   /** The yardstick, milliseconds, and its speed. */
   readonly gemm?: Spread;
   readonly gemmGflops?: number;

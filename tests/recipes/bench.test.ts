@@ -2,14 +2,17 @@
  * The benchmarks at sizes that take milliseconds: what they report hangs together, and nothing is left behind.
  */
 import assert from "node:assert/strict";
+import { join } from "node:path";
 import { test } from "node:test";
 import type { BenchFigures } from "../../src/recipes/bench.ts";
 import { BenchClock, repeatTimed, spreadOf, watchNeighbours } from "../../src/recipes/bench-clock.ts";
 import { benchGemm } from "../../src/recipes/bench-gemm.ts";
 import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../src/recipes/bench-lm.ts";
+import { benchLmLoad } from "../../src/recipes/bench-load.ts";
 import { benchSaeStep, type SaeStepSizes } from "../../src/recipes/bench-sae.ts";
 import { type SaeShape, saeShapeSchema } from "../../src/recipes/sae-shape.ts";
 import { createDevice, type Device } from "../../src/tensor/index.ts";
+import { packageRoot } from "../golden.ts";
 
 const REPEATS = { steps: 3, warmup: 1 };
 const TINY: LmSizes = { d: 16, layers: 2, heads: 4, kvHeads: 2, ffn: 24, vocab: 40, ctx: 8, batch: 4 };
@@ -127,6 +130,25 @@ test("lm-forward measures three ways and the stopped one is no longer than the w
   assert.equal(figures.sizes.layer, 0);
 });
 
+test("lm-forward measures GPT-2 with 16-bit weights too, and refuses shared heads there", async () => {
+  const options = { ...REPEATS, arch: "gpt2", dtype: "bf16" } as const;
+  const figures = await measured((device) => benchLmForward(device, { ...TINY, kvHeads: 4 }, options));
+  assert.deepEqual([figures.sizes.arch, figures.sizes.dtype], ["gpt2", "bf16"]);
+  await assert.rejects(
+    measured((device) => benchLmForward(device, TINY, options)),
+    /gpt2 has as many key-value heads as heads; give --kv-heads 4, not 2/,
+  );
+});
+
+test("lm-load starts a process a step and says what loading took", async () => {
+  const model = join(packageRoot(), "tests", "golden", "models", "gpt2");
+  const options = { model, shape: "gpt2-small", dtype: "bf16", tokens: 8, threads: 1 } as const;
+  const { more, phases } = await measured((device) => benchLmLoad(device, { ...options, ...REPEATS }));
+  assert.deepEqual(Object.keys(phases), ["read", "first_activation", "beyond_reading"]);
+  assert.ok(phases.first_activation > phases.read && phases.beyond_reading < phases.first_activation);
+  assert.ok((more.held_mb as number) > 0 && (more.load_peak_rss_mb as number) > (more.held_mb as number));
+});
+
 test("lm-forward refuses a layer that the model lacks", async () => {
   await assert.rejects(
     measured((device) => benchLmForward(device, TINY, { ...REPEATS, layer: 2 })),
@@ -153,7 +175,7 @@ for (const dtype of ["f32", "f16", "bf16"] as const) {
     const options = { ...REPEATS, prompt: 3, newTokens: 5, sample: dtype === "f16", dtype };
     const figures = await measured((device) => benchGenerate(device, { ...TINY, batch: 2 }, options));
     const { step, tokensPerSecond } = figures;
-    assert.ok(Math.abs((tokensPerSecond.median * step.median) / 1000 - 10) < 1e-6);
+    assert.ok(Math.abs((tokensPerSecond!.median * step.median) / 1000 - 10) < 1e-6);
     assert.deepEqual(Object.keys(figures.phases), ["prefill", "decode"]);
   });
 }

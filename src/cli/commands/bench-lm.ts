@@ -7,7 +7,6 @@ import { defineCommand } from "../command.ts";
 import { benchFields, runBench, size } from "./bench-shared.ts";
 
 const lmFields = (defaults: LmSizes) => ({
-  arch: z.enum(["llama"]).default("llama").describe("shape of the model"),
   d: size(defaults.d, "width of the residual stream"),
   layers: size(defaults.layers, "blocks"),
   heads: size(defaults.heads, "query heads"),
@@ -17,6 +16,11 @@ const lmFields = (defaults: LmSizes) => ({
   ctx: size(defaults.ctx, "tokens of a window"),
   batch: size(defaults.batch, "windows"),
 });
+
+const dtypeField = z
+  .enum(["f32", "f16", "bf16"])
+  .default("f32")
+  .describe("how weights are held; arithmetic is f32");
 
 const SMALL: LmSizes = {
   d: 512,
@@ -46,7 +50,9 @@ export const benchLmForwardCommand = defineCommand({
     "Times forward passes that capture the residual stream after one block: with logits (step), without the head " +
     "(no_head), and stopped after that block (stopped), as a collector of activations runs it.",
   schema: z.object({
+    arch: z.enum(["llama", "gpt2"]).default("llama").describe("family of the model"),
     ...lmFields(SMALL),
+    dtype: dtypeField,
     layer: z
       .number()
       .int()
@@ -58,11 +64,12 @@ export const benchLmForwardCommand = defineCommand({
   examples: [
     "sluice bench lm-forward",
     "sluice bench lm-forward --d 256 --layers 6 --ffn 688 --vocab 4096 --json",
+    "sluice bench lm-forward --arch gpt2 --d 768 --layers 12 --heads 12 --kv-heads 12 --ffn 3072 --vocab 50257",
   ],
-  run: ({ arch: _, ...options }, context) => {
+  run: ({ arch, dtype, ...options }, context) => {
     const { steps, warmup, threads, layer, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
-      await benchLmForward(device, sizes, { ...repeats, layer }),
+      await benchLmForward(device, sizes, { ...repeats, arch, dtype, layer }),
     ]);
   },
 });
@@ -79,7 +86,7 @@ export const benchLmTrainCommand = defineCommand({
     ...benchFields(5, 1),
   }),
   examples: ["sluice bench lm-train", "sluice bench lm-train --batch 8 --json"],
-  run: ({ arch: _, ...options }, context) => {
+  run: (options, context) => {
     const { steps, warmup, threads, micro, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchLmTrain(device, sizes, { ...repeats, micro }),
@@ -101,11 +108,11 @@ export const benchGenerateCommand = defineCommand({
       .boolean()
       .default(false)
       .describe("sample at temperature 1 instead of taking the likeliest token"),
-    dtype: z.enum(["f32", "f16", "bf16"]).default("f32").describe("how weights are held; arithmetic is f32"),
+    dtype: dtypeField,
     ...benchFields(5, 1),
   }),
   examples: ["sluice bench generate --dtype f16", "sluice bench generate --batch 16 --sample --json"],
-  run: ({ arch: _, ...options }, context) => {
+  run: (options, context) => {
     const { steps, warmup, threads, prompt, newTokens, sample, dtype, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchGenerate(device, sizes, { ...repeats, prompt, newTokens, sample, dtype }),

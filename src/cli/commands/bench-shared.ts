@@ -98,10 +98,8 @@ const plain = (v: number) => (v >= 100 ? v.toFixed(0) : v.toPrecision(3));
 
 function asText(f: BenchFigures): string {
   const sizes = Object.entries(f.sizes).map(([name, v]) => `${name} ${v}`);
-  const rows: [string, string][] = [
-    ["step", `${range(f.step, plain)} ms`],
-    ["tokens/s", range(f.tokensPerSecond, formatCount)],
-  ];
+  const rows: [string, string][] = [["step", `${range(f.step, plain)} ms`]];
+  if (f.tokensPerSecond) rows.push(["tokens/s", range(f.tokensPerSecond, formatCount)]);
   if (f.gemm) rows.push(["bare product", `${range(f.gemm, plain)} ms, ${plain(f.gemmGflops ?? 0)} GFLOP/s`]);
   if (f.gemmMultiple) rows.push(["×GEMM", range(f.gemmMultiple, (v) => v.toFixed(2))]);
   for (const [phase, ms] of Object.entries(f.phases)) rows.push([`  ${phase}`, `${plain(ms)} ms`]);
