@@ -17,7 +17,7 @@ import { lockFolder, type Notes, type Sae } from "../sae/index.ts";
 import type { Tokenizer, TokenPacker, TokenSource } from "../text/index.ts";
 import { interruptedError, ioError, Rng } from "../util/index.ts";
 import { WRITES_STREAM } from "./features.ts";
-import { type LanguageModel, windowsOf } from "./language-model.ts";
+import { type LanguageModel, modelIdentity, windowsOf } from "./language-model.ts";
 import { rowWidth } from "./live-activations.ts";
 import { liveCodes } from "./live-codes.ts";
 import { refuseOtherModel, refuseOtherWidth, trainedWithout } from "./sae-eval.ts";
@@ -168,7 +168,7 @@ function settingsOf(
   { top, sample, side, seed, silent }: ScanOptions,
 ): Notes {
   return {
-    model: { id: lm.name, hash: lm.hash },
+    model: modelIdentity(lm),
     sae: { hash: saeHash, features: sae.config.features },
     hook: resolveHook(lm.model.spec, hook),
     text: { ...source, hash: tokensHash(text), context: packer.context },

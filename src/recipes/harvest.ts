@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { ActivationWriter } from "../store/index.ts";
 import type { TokenPacker } from "../text/index.ts";
 import { inputError, interruptedError, usageError } from "../util/index.ts";
-import type { LanguageModel } from "./language-model.ts";
+import { type LanguageModel, modelIdentity } from "./language-model.ts";
 import {
   badActivation,
   type LiveActivations,
@@ -124,7 +124,7 @@ async function openTarget(options: HarvestOptions, hook: string, several: boolea
   const width = rowWidth(lm.model, hook);
   const spec = {
     hook,
-    model: { id: lm.name, hash: lm.hash },
+    model: modelIdentity(lm),
     width,
     dtype,
     seed,

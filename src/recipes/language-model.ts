@@ -16,6 +16,8 @@ export interface LanguageModel {
   /** Hash of config and weights: activations and SAEs name the model by it. */
   readonly hash: string;
   readonly model: Transformer;
+  /** How its matrices are held. */
+  readonly dtype: NonNullable<LoadOptions["dtype"]>;
   readonly tokenizer: Tokenizer;
   /** Tokens that end what it writes: of its config, and of generation_config.json (where chat models have theirs). */
   readonly endTokens: readonly number[];
@@ -33,7 +35,7 @@ export interface OpenModelOptions extends LoadOptions {
 export async function openLanguageModel(
   device: Device,
   spec: string,
-  { hub, ...options }: OpenModelOptions = {},
+  { hub, dtype = "f32" }: OpenModelOptions = {},
 ): Promise<LanguageModel> {
   const { folder, name } = (await findModel(spec, hub)) ?? { folder: spec, name: basename(resolve(spec)) };
   const files = openModelFolder(folder);
@@ -41,7 +43,7 @@ export async function openLanguageModel(
   const { eos_token_id: ends } = files.generationConfig;
   files.close();
   const tokenizer = await loadTokenizer(folder);
-  const model = await loadTransformer(device, folder, options);
+  const model = await loadTransformer(device, folder, { dtype });
   if (tokenizer.vocabSize > model.spec.vocabSize) {
     model.dispose();
     throw inputError(
@@ -50,7 +52,16 @@ export async function openLanguageModel(
   }
   const generated = (Array.isArray(ends) ? ends : [ends]).filter((id): id is number => Number.isInteger(id));
   const endTokens = [...new Set([...model.spec.eosTokens, ...generated])];
-  return { name, folder: resolve(folder), hash, model, tokenizer, endTokens };
+  return { name, folder: resolve(folder), hash, model, dtype, tokenizer, endTokens };
+}
+
+/** What a model's numbers come from, for records that a resumed run must agree with: its files, and the type of its matrices. */
+export function modelIdentity({ name, hash, dtype }: Pick<LanguageModel, "name" | "hash" | "dtype">): {
+  id: string;
+  hash: string;
+  dtype?: "f16" | "bf16";
+} {
+  return { id: name, hash, ...(dtype !== "f32" && { dtype }) };
 }
 
 export interface WindowOptions {

@@ -248,6 +248,7 @@ function fromModel(
   };
   const settings = {
     kind: "live",
+    ...(lm.dtype !== "f32" && { modelDtype: lm.dtype }),
     tokens: tokensHash(tokens),
     windows,
     maxNorm,

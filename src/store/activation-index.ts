@@ -16,8 +16,8 @@ const SCHEMA = 1;
 const specShape = {
   /** Hook point, as in `blocks.3.hook_resid_post`. */
   hook: z.string().min(1),
-  /** The model's name or path and `sha256:…` of its weights. */
-  model: z.object({ id: z.string(), hash: z.string() }),
+  /** The model's name or path, `sha256:…` of its weights, and how they were held if not in f32. */
+  model: z.object({ id: z.string(), hash: z.string(), dtype: z.enum(["f16", "bf16"]).optional() }),
   /** D, numbers per row. */
   width: z.int().positive(),
   dtype: z.enum(["f32", "f16"]),

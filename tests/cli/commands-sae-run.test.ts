@@ -263,3 +263,24 @@ test("--json tells the memory at the start, at the end and at the peak", async (
 test("a batch of one is refused", async () => {
   await refused([...train(folder("one")), "--batch", "1"], 2, /batch=1 is too small/);
 });
+
+test("a model held in 16 bits reads nearly the same, and its runs are not taken for those in f32", async () => {
+  const loss = async (more: readonly string[]) =>
+    ok(await sluice(["lm", "eval", "--model", model, "--text", text, "--json", ...more])).json<{
+      loss: number;
+    }>().loss;
+  const [wide, half] = [await loss([]), await loss(["--model-dtype", "bf16"])];
+  assert.ok(half !== wide && Math.abs(half - wide) < 0.05, `${half} and ${wide}`);
+  const out = folder("held");
+  ok(await sluice(harvest(out, ["--model-dtype", "bf16"])));
+  assert.equal((readJson(path.join(out, "index.json")) as { model: { dtype: string } }).model.dtype, "bf16");
+  await refused(harvest(out), 1, /holds other activations \(model is .*"dtype":"bf16".*, not /);
+  const source = [...live(), "--model-dtype", "f16"];
+  ok(await sluice(train(folder("held-sae"), source)));
+  await refused(train(folder("held-sae"), live()), 2, /other settings: source\.modelDtype .*"f16"/);
+  await refused(
+    train(folder("held-disk"), ["--activations", acts, "--model-dtype", "f16"]),
+    2,
+    /--model-dtype: only for --model and --text/,
+  );
+});

@@ -11,6 +11,7 @@ import { commandName, packageVersion, shellWord } from "../package.ts";
 import {
   count,
   deviceFields,
+  modelFields,
   modelHelp,
   TEXTS,
   textFields,
@@ -37,6 +38,7 @@ export const featuresBuild = defineCommand({
   schema: z.object({
     sae: z.string().describe("SAE folder (SAELens layout)"),
     model: z.string().describe(modelHelp("; the SAE belongs to it")),
+    ...modelFields,
     ...textFields("train"),
     text: z.array(z.string()).describe(TEXTS),
     hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
@@ -81,7 +83,7 @@ export const featuresBuild = defineCommand({
         const hook = options.hook ?? sae.metadata.hook_name;
         if (typeof hook !== "string")
           throw usageError("the SAE does not say where it belongs; name the point with --hook");
-        return await withModel(device, options.model, context, (lm) =>
+        return await withModel(device, options, context, (lm) =>
           withTokens(options, lm.tokenizer, context, async (text) => {
             const progress = progressOf(context);
             const { excludeTokens } = options;

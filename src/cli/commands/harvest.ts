@@ -9,6 +9,7 @@ import { defineCommand } from "../command.ts";
 import {
   count,
   deviceFields,
+  modelFields,
   modelHelp,
   TEXTS,
   textFields,
@@ -30,6 +31,7 @@ export const harvestCommand = defineCommand({
     "are left out unless --exclude-tokens chooses others. The same command continues an interrupted harvest.",
   schema: z.object({
     model: z.string().describe(modelHelp(" (config.json, model.safetensors, tokenizer.json)")),
+    ...modelFields,
     ...textFields("train"),
     text: z.array(z.string()).describe(TEXTS),
     hook: z.array(z.string()).describe("hook points, as in blocks.3.hook_resid_post"),
@@ -53,7 +55,7 @@ export const harvestCommand = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
-      withModel(device, options.model, context, (lm) =>
+      withModel(device, options, context, (lm) =>
         withTokens(options, lm.tokenizer, context, async (tokens) => {
           const packer = windowsOf(lm, tokens, options);
           const progress = context.progress({ label: "harvest", unit: "rows", total: options.tokens });

@@ -73,7 +73,7 @@ export const lmCard = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
-      withModel(device, options.model, context, async (lm) => {
+      withModel(device, options, context, async (lm) => {
         const mix = readMix(join(options.data, "mix.json"));
         const training = readTraining(options);
         const found = await measure(lm, mix, options, training.tokens, context);

@@ -6,10 +6,20 @@ import { evaluateLm, type LmEvalOptions, type LmEvaluation, openFiles } from "..
 import { TokenFile, type Tokenizer } from "../../text/index.ts";
 import { formatCount, type Progress, usageError, writeJson } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, modelHelp, textFields, withDevice, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  modelFields,
+  modelHelp,
+  textFields,
+  withDevice,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 const schema = z.object({
   model: z.string().describe(modelHelp()),
+  ...modelFields,
   ...textFields("heldout"),
   tokensFile: z
     .array(z.string())
@@ -47,7 +57,7 @@ export const lmEval = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
-      withModel(device, options.model, context, async (lm) => {
+      withModel(device, options, context, async (lm) => {
         const { model, out } = options;
         const evaluation = await withTexts(options, lm.tokenizer, context, (texts) =>
           evaluateLm(lm, {

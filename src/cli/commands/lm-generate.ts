@@ -3,10 +3,10 @@
  */
 import { z } from "zod";
 import { generate, type TokenEvent } from "../../models/index.ts";
-import { openLanguageModel } from "../../recipes/index.ts";
+import type { Tokenizer } from "../../text/index.ts";
 import { formatCount, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, hubOptions, modelHelp, withDevice } from "./shared.ts";
+import { count, deviceFields, modelFields, modelHelp, withDevice, withModel } from "./shared.ts";
 
 const sampling = { group: "Sampling" };
 
@@ -40,7 +40,7 @@ const schema = z.object({
     .boolean()
     .default(false)
     .describe("past the model's context, go on from the second half of the text"),
-  dtype: z.enum(["f32", "f16", "bf16"]).default("f32").describe("how weights are held; 16 bits are faster"),
+  ...modelFields,
   ...deviceFields,
 });
 type Options = z.output<typeof schema>;
@@ -61,12 +61,11 @@ export const lmGenerate = defineCommand({
   ],
   run(options, context) {
     refuseMixed(options);
-    const { dtype, samples, chat } = options;
+    const { samples, chat } = options;
     // An answer is shown without what was put to the model.
     const prompt = chat === undefined ? options.prompt : "";
-    return withDevice(options, async (device) => {
-      const lm = await openLanguageModel(device, options.model, { dtype, hub: hubOptions(context) });
-      try {
+    return withDevice(options, (device) =>
+      withModel(device, options, context, async (lm) => {
         const ids = chat === undefined ? promptIds(lm.tokenizer, prompt) : chatIds(lm.tokenizer, options);
         const start = performance.now();
         const streams = samples === 1 && !context.json;
@@ -96,10 +95,8 @@ export const lmGenerate = defineCommand({
           },
           text: streams ? undefined : texts.map(({ text }) => `${prompt}${text}`).join("\n\n---\n\n"),
         };
-      } finally {
-        lm.model.dispose();
-      }
-    });
+      }),
+    );
   },
 });
 
@@ -109,17 +106,15 @@ function refuseMixed({ prompt, chat, system }: Options): void {
   if (chat === undefined && system !== undefined) throw usageError("lm generate: --system goes with --chat");
 }
 
-type LmTokenizer = Awaited<ReturnType<typeof openLanguageModel>>["tokenizer"];
-
 /** BOS, if the tokenizer has one, and the prompt. */
-function promptIds(tokenizer: LmTokenizer, prompt: string): Int32Array {
+function promptIds(tokenizer: Tokenizer, prompt: string): Int32Array {
   const ids = tokenizer.encode(prompt, { bos: tokenizer.bosId !== undefined });
   if (ids.length === 0) throw usageError("lm generate: this tokenizer has no BOS token; give a --prompt");
   return ids;
 }
 
 /** The messages in the model's template, up to where its answer begins. */
-function chatIds(tokenizer: LmTokenizer, { chat = "", system }: Options): Int32Array {
+function chatIds(tokenizer: Tokenizer, { chat = "", system }: Options): Int32Array {
   const messages = [
     ...(system === undefined ? [] : [{ role: "system", content: system }]),
     { role: "user", content: chat },

@@ -17,6 +17,7 @@ import { type CommandContext, defineCommand } from "../command.ts";
 import {
   count,
   deviceFields,
+  modelFields,
   modelHelp,
   TEXTS,
   textFields,
@@ -37,6 +38,7 @@ const schema = z.object({
     .optional()
     .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
   model: z.string().describe(modelHelp("; the SAE belongs to it")),
+  ...modelFields,
   ...textFields("heldout"),
   text: z.array(z.string()).describe(TEXTS),
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
@@ -85,7 +87,7 @@ export const saeAbsorption = defineCommand({
         for (const folder of folders) loaded.push(await loadBoosted(device, folder, parts));
         for (const warning of loaded.flatMap(({ warnings }) => warnings)) context.log(warning);
         const hook = options.hook ?? hookOf(folders, loaded);
-        const results = await withModel(device, options.model, context, (lm) =>
+        const results = await withModel(device, options, context, (lm) =>
           withTokens(options, lm.tokenizer, context, (text) => {
             const saes = loaded.map(({ sae }) => sae);
             return measure({ ...options, lm, saes, hook, text }, context);

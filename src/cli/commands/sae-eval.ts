@@ -21,6 +21,7 @@ import {
   count,
   deviceFields,
   evalProgress,
+  modelFields,
   modelHelp,
   refuseLiveFlags,
   textFields,
@@ -40,6 +41,7 @@ const schema = z.object({
     .optional()
     .describe("folder of harvested activations, instead of --model and --text"),
   model: z.string().optional().describe(modelHelp("; for cross-entropy and KL with the SAE in place")),
+  ...modelFields,
   ...textFields("heldout"),
   excludeTokens: z
     .string()
@@ -140,7 +142,7 @@ function evaluateLive(
   if (typeof hook !== "string") {
     throw usageError("the SAE does not say where it belongs; name the point with --hook");
   }
-  return withModel(device, model, context, (lm) =>
+  return withModel(device, { ...options, model }, context, (lm) =>
     withTokens({ ...options, text }, lm.tokenizer, context, (file) =>
       evaluateOnModel(
         device,

@@ -15,7 +15,7 @@ import {
 import { usageError } from "../../util/index.ts";
 import { columns } from "../columns.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, hubOptions, modelHelp, withDevice, withModel } from "./shared.ts";
+import { count, deviceFields, hubOptions, modelFields, modelHelp, withDevice, withModel } from "./shared.ts";
 
 const OFFLINE = ["spam", "brown-genres", "languages"];
 
@@ -26,6 +26,7 @@ const schema = z.object({
     .optional()
     .describe("folders of residual parts (`sluice sae boost`) that are added to it"),
   model: z.string().describe(modelHelp("; the SAE belongs to it")),
+  ...modelFields,
   hook: z.string().optional().describe("hook point [the one the SAE was trained on]"),
   set: z
     .array(z.string())
@@ -77,7 +78,7 @@ export const saeProbe = defineCommand({
         const hook = options.hook ?? sae.base.metadata.hook_name;
         if (typeof hook !== "string")
           throw usageError("the SAE does not say where it belongs; name the point with --hook");
-        return await withModel(device, options.model, context, async (lm) => {
+        return await withModel(device, options, context, async (lm) => {
           const found: SetProbing[] = [];
           for (const { name, documents } of sets) {
             const progress = context.progress({ label: `reading ${name}`, unit: "passages" });

@@ -12,6 +12,7 @@ import {
   columnsOf,
   count,
   deviceFields,
+  modelFields,
   modelHelp,
   TEXTS,
   textFields,
@@ -26,6 +27,7 @@ const schema = z.object({
     .min(1)
     .describe("SAE folders (SAELens layout), which share one pass over the text"),
   model: z.string().describe(modelHelp("; the SAEs belong to it")),
+  ...modelFields,
   ...textFields("heldout"),
   text: z.array(z.string()).describe(TEXTS),
   k: z
@@ -62,7 +64,7 @@ export const saeProxies = defineCommand({
           if (typeof hook === "string") return { sae, hook };
           throw usageError(`${options.sae[i]} does not say where it belongs (hook_name in its metadata)`);
         });
-        const found = await withModel(device, options.model, context, (lm) =>
+        const found = await withModel(device, options, context, (lm) =>
           withTokens(options, lm.tokenizer, context, async (text) => {
             const line = context.progress({ label: "counting", unit: "tokens", total: options.tokens });
             const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);

@@ -10,7 +10,15 @@ import { formatCount, type Progress, usageError } from "../../util/index.ts";
 import type { CommandContext, CommandResult } from "../command.ts";
 import { packageCommit, packageVersion } from "../package.ts";
 import { EXCLUDE_TOKENS } from "./harvest.ts";
-import { count, modelHelp, refuseLiveFlags, textFields, withModel, withTokens } from "./shared.ts";
+import {
+  count,
+  modelFields,
+  modelHelp,
+  refuseLiveFlags,
+  textFields,
+  withModel,
+  withTokens,
+} from "./shared.ts";
 
 /** Where activations come from. */
 export const sourceFields = {
@@ -19,6 +27,7 @@ export const sourceFields = {
     .optional()
     .describe("folder of harvested activations, instead of --model and --text"),
   model: z.string().optional().describe(modelHelp("; for activations as they are computed")),
+  ...modelFields,
   ...textFields("train"),
   hook: z.string().optional().describe("hook point, as in blocks.3.hook_resid_post"),
   windows: count().default(16).describe("windows per forward pass of the model"),
@@ -90,7 +99,7 @@ export function withRows<T>(
     return work({ kind: "store", folder: activations });
   }
   if (model === undefined || text === undefined) throw usageError(NO_SOURCE);
-  return withModel(device, model, context, (lm) =>
+  return withModel(device, { ...options, model }, context, (lm) =>
     withTokens({ ...options, text }, lm.tokenizer, context, (tokens) => {
       const name = `${text.join(", ")} (${options.split})`;
       const excludeTokens = parseExcludedTokens(lm.tokenizer, options.excludeTokens);

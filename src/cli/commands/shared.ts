@@ -52,7 +52,7 @@ export const textFields = (split: Split) => ({
 
 /** Refuses options of reading text through a model that were given although the activations come from disk. */
 export function refuseLiveFlags({ given }: CommandContext, more: readonly string[] = []): void {
-  const found = ["field", "split", "context", ...more].filter((name) => given.has(name));
+  const found = ["field", "split", "context", "modelDtype", ...more].filter((name) => given.has(name));
   if (found.length === 0) return;
   const flags = found.map((name) => `--${kebab(name)}`).join(", ");
   throw usageError(`${flags}: only for --model and --text, not for --activations; leave it out`);
@@ -95,15 +95,22 @@ export function hubOptions(context: CommandContext): HubOptions {
   };
 }
 
+/** How a model is held; with `--model`. */
+export const modelFields = {
+  modelDtype: z
+    .enum(["f32", "f16", "bf16"])
+    .default("f32")
+    .describe("how the model's matrices are held; 16 bits halve its memory, arithmetic is f32 all the same"),
+};
+
 /** Runs `work` with a model, of a folder or of the hub, that is freed afterwards. */
 export async function withModel<T>(
   device: Device,
-  model: string,
+  { model, modelDtype }: { readonly model: string; readonly modelDtype?: LoadOptions["dtype"] },
   context: CommandContext,
   work: (lm: LanguageModel) => Promise<T>,
-  options: LoadOptions = {},
 ): Promise<T> {
-  const lm = await openLanguageModel(device, model, { ...options, hub: hubOptions(context) });
+  const lm = await openLanguageModel(device, model, { dtype: modelDtype, hub: hubOptions(context) });
   try {
     return await work(lm);
   } finally {
