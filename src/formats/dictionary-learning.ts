@@ -3,7 +3,7 @@
  * Names and orientation differ between its classes; which class it is stands in `trainer.dict_class`, else in the tensors.
  */
 import * as path from "node:path";
-import { didYouMean, inputError, writeJson } from "../util/index.ts";
+import { brief, didYouMean, inputError, writeJson } from "../util/index.ts";
 import { hookOfSubmodule, submoduleOfHook } from "./hook-names.ts";
 import { type FloatDType, fromFloat32, fromInt32, type NamedArray, transpose2d } from "./named-array.ts";
 import {
@@ -63,7 +63,7 @@ function chooseClass({ path: place, weights, config }: SaeSource, options: ReadS
   }
   if (!(DICT_CLASSES as string[]).includes(named)) {
     throw inputError(
-      `${place}: dict_class ${JSON.stringify(named)} is not supported${didYouMean(named, DICT_CLASSES)}`,
+      `${place}: dict_class ${brief(named)} is not supported${didYouMean(named, DICT_CLASSES)}`,
     );
   }
   if (!fitting.includes(named as DictClass)) {

@@ -4,7 +4,6 @@
  * skip connection. Model and hook point come from the path, or from the user.
  */
 import * as path from "node:path";
-import { inputError } from "../util/index.ts";
 import { gemmaScope2Place, gemmaScopePlace } from "./hook-names.ts";
 import { type FloatDType, fromFloat32, transpose2d } from "./named-array.ts";
 import { writeNpz } from "./npz.ts";
@@ -17,6 +16,7 @@ import {
   type PlainSae,
   placeOf,
   type ReadSaeOptions,
+  refuseScaling,
   type SaeSource,
   textOf,
   thresholdsFor,
@@ -74,15 +74,6 @@ function scaledEmbedding(sae: PlainSae, file: string): PlainSae {
       `${file}: an SAE of embeddings: W_enc was divided and W_dec multiplied by √${sae.dIn}, as the model scales them`,
     ],
   };
-}
-
-function refuseScaling(fields: Fields, features: number): void {
-  if (!fields.has("scaling_factor")) return;
-  if (fields.vector("scaling_factor", features).some((v) => Math.abs(v - 1) > 1e-5)) {
-    throw inputError(
-      `${fields.file.path}: scaling_factor is not all ones; fine-tuning scales are not supported`,
-    );
-  }
 }
 
 export function readGemmaScope2({ weights }: SaeSource, options: ReadSaeOptions): PlainSae {

@@ -8,6 +8,7 @@ export * from "./named-array.ts";
 export { parseNpy, writeNpz } from "./npz.ts";
 export * from "./pickle.ts";
 export {
+  foldNormalization,
   type JsonObject,
   Losses,
   optionHint,

@@ -5,7 +5,7 @@
  * multiplies the threshold of Llama Scope 1 by it as well; here the threshold is one of the features' own values.)
  */
 import * as path from "node:path";
-import { inputError, writeJson } from "../util/index.ts";
+import { brief, inputError, writeJson } from "../util/index.ts";
 import { type FloatDType, fromFloat32, transpose2d } from "./named-array.ts";
 import {
   biasOf,
@@ -58,8 +58,7 @@ export function readLlamascopium(source: SaeSource, options: ReadSaeOptions): Pl
   const { weights, config } = source;
   const { file, json } = config!;
   const kind = textOf(json, "sae_type") ?? "sae";
-  if (kind !== "sae")
-    throw inputError(`${file}: sae_type ${JSON.stringify(kind)} is not supported; only sae is`);
+  if (kind !== "sae") throw inputError(`${file}: sae_type ${brief(kind)} is not supported; only sae is`);
   for (const name of ["W_E_glu", "b_E_glu"]) {
     if (weights.has(name) || json.use_glu_encoder === true)
       throw inputError(`${file}: a GLU encoder (${name}) is not supported: it multiplies two encoders`);
@@ -142,7 +141,7 @@ function activationOf(
   if (act === "jumprelu") {
     const threshold = json.jump_relu_threshold;
     if (typeof threshold !== "number" || !Number.isFinite(threshold))
-      throw inputError(`${file}: jump_relu_threshold must be a number, not ${JSON.stringify(threshold)}`);
+      throw inputError(`${file}: jump_relu_threshold must be a number, not ${brief(threshold)}`);
     return { activation: { kind: "jumprelu" }, threshold: new Float32Array(features).fill(threshold) };
   }
   if (act === "relu") return { activation: { kind: "relu" } };
@@ -153,7 +152,7 @@ function activationOf(
   }
   const batch = String(act).includes("batch") || String(act).includes("layer");
   const why = batch ? ": it needs a batch or all layers; convert it to jumprelu with llamascopium first" : "";
-  throw inputError(`${file}: act_fn ${JSON.stringify(act)} is not supported${why}`);
+  throw inputError(`${file}: act_fn ${brief(act)} is not supported${why}`);
 }
 
 /** √D / average norm of input and output. */
@@ -176,7 +175,7 @@ function factorsOf(
   if (mode === "inference" || mode === "none") return [1, 1];
   if (mode !== "dataset-wise") {
     throw inputError(
-      `${file}: norm_activation ${JSON.stringify(mode)} scales every token or batch by its own norm, which an Sae cannot do`,
+      `${file}: norm_activation ${brief(mode)} scales every token or batch by its own norm, which an Sae cannot do`,
     );
   }
   const norms = objectOf(json, NORM);
@@ -188,7 +187,7 @@ function factorsOf(
       return norm("in", hookIn);
     if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value)) {
       throw inputError(
-        `${file}: the input is scaled by √${dIn} / its average norm, but ${NORM} of ${hook ?? side} is ${JSON.stringify(value)}; give ${optionHint("normFactor")}`,
+        `${file}: the input is scaled by √${dIn} / its average norm, but ${NORM} of ${hook ?? side} is ${brief(value)}; give ${optionHint("normFactor")}`,
       );
     }
     return value;

@@ -3,7 +3,7 @@
  * input, its transcoders do not; both are top-k. (SAELens' own reader of this format turns W_dec; the files do not.)
  */
 import * as path from "node:path";
-import { inputError, writeJson } from "../util/index.ts";
+import { brief, inputError, writeJson } from "../util/index.ts";
 import { hookOfModule, moduleOfHook } from "./hook-names.ts";
 import { type FloatDType, fromFloat32 } from "./named-array.ts";
 import {
@@ -40,7 +40,7 @@ export function readSparsify({ path: place, weights, config }: SaeSource, option
   const activation = json.activation ?? "topk";
   if (activation !== "topk") {
     throw inputError(
-      `${file}: activation ${JSON.stringify(activation)} is not supported: only topk is; groupmax keeps one feature of each group`,
+      `${file}: activation ${brief(activation)} is not supported: only topk is; groupmax keeps one feature of each group`,
     );
   }
   if (json.signed === true) {

@@ -6,6 +6,7 @@
 import {
   type FloatDType,
   findSae,
+  foldNormalization,
   optionHint,
   placeOf,
   type ReadSaeOptions,
@@ -157,23 +158,14 @@ function scaled(folder: string, file: SaeLensSae, { normFactor, normFactorOut }:
         `in SAELens' registry, as norm_scaling_factor); give ${optionHint("normFactor")}, or 1 if the weights have it already`,
     );
   }
-  const out = normFactorOut ?? normFactor;
-  const warnings = file.warnings.filter((w) => !w.includes("normalize_activations"));
-  const told: SaeLensSae = { ...file, warnings, normalizeActivations: "none" };
-  if (normFactor === 1 && out === 1) return told;
-  if (!(normFactor > 0 && out > 0 && Number.isFinite(normFactor) && Number.isFinite(out)))
-    throw usageError(`${folder}: normFactor=${normFactor} must be a positive number`);
-  if (file.architecture === "sluice")
+  if (file.architecture === "sluice" && normFactor !== 1)
     throw usageError(`${folder}: is an SAE of ours, which takes raw activations; leave normFactor away`);
-  if (out !== normFactor && saeLensConfig(file.architecture, file.k).transcoder === false)
-    throw usageError(`${folder}: normFactorOut is for transcoders; this SAE gives back its own input`);
-  return {
-    ...told,
-    wEnc: file.wEnc.map((v) => v * normFactor),
-    wDec: file.wDec.map((v) => v / out),
-    ...(file.bDec && { bDec: file.bDec.map((v) => v / out) }),
-    ...(file.wSkip && { wSkip: file.wSkip.map((v) => (v * normFactor) / out) }),
-  };
+  const warnings = file.warnings.filter((w) => !w.includes("normalize_activations"));
+  return foldNormalization(
+    { ...file, warnings, normalizeActivations: "none" as const },
+    normFactor,
+    normFactorOut,
+  );
 }
 
 /** `SAELens`, `dictionary_learning` … of what was loaded. */
