@@ -11,6 +11,7 @@ export {
   foldNormalization,
   type JsonObject,
   Losses,
+  objectOf,
   optionHint,
   type PlainActivation,
   type PlainSae,

@@ -63,7 +63,7 @@ function activationOf(
   values: ReadonlyMap<string, PickleValue>,
   features: number,
 ): { activation: PlainActivation; normalised: boolean } {
-  const name = values.get("activation");
+  const name = values.get("activation") ?? "ReLU"; // their own reader's default: the first files do not name it
   if (name === "ReLU") return { activation: { kind: "relu" }, normalised: false };
   if (name !== "TopK") {
     throw inputError(`${place}: activation ${brief(name)} is not supported; supported: ReLU, TopK`);

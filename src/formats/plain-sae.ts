@@ -368,6 +368,15 @@ export class Losses {
     this.#notes.push(text);
   }
 
+  /** What is known of where it belongs, of which the format has a place for some; SAELens' own versions say nothing. */
+  metadata(metadata: JsonObject, kept: readonly string[]): void {
+    const lost = Object.entries(metadata).filter(
+      ([key, value]) =>
+        value !== null && value !== undefined && !kept.includes(key) && !/^sae_lens_/.test(key),
+    );
+    for (const [key, value] of lost) this.note(`${key} ${brief(value)}, which it has no place for`);
+  }
+
   /** Something that changes numbers. */
   change(text: string): void {
     this.#changes.push(text);

@@ -83,6 +83,7 @@ const FORMATS: Readonly<Record<SaeFormat, Recogniser>> = {
   "gemma-scope-2": {
     title: "Gemma Scope 2",
     tensors: (names, { container }) => container === "safetensors" && has(names, "w_enc", "w_dec"),
+    config: { name: "config.json", required: false, matches: (json) => "hf_hook_point_in" in json },
     read: readGemmaScope2,
   },
   "llama-scope": {

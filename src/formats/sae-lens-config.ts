@@ -120,7 +120,7 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   for (const [key, v] of Object.entries(cfg)) {
     if (KNOWN.has(key)) continue;
     extra[key] = v;
-    warnings.push(`${file}: the key ${brief(key)} is unknown and was left aside`);
+    warnings.push(`${file}: the key ${brief(key)} is unknown and was not looked at`);
   }
   const normalizeActivations = oneOf(file, cfg, "normalize_activations", [
     "none",
