@@ -10,7 +10,6 @@ import {
   biasOf,
   checkSize,
   Fields,
-  foldFactor,
   type JsonObject,
   type Losses,
   objectOf,
@@ -21,10 +20,11 @@ import {
   type SaeSource,
   textOf,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 import { writeTorch } from "./torch-file.ts";
 
-/** Tensors of each class, in the order of its state dict. */
+/** Tensors of each class. */
 const CLASSES = {
   AutoEncoder: ["bias", "encoder.weight", "encoder.bias", "decoder.weight"],
   AutoEncoderNew: ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"],
@@ -119,7 +119,7 @@ export function readDictionaryLearning(source: SaeSource, options: ReadSaeOption
     },
     warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor);
+  return withFactor(sae, options);
 }
 
 type Read = Omit<PlainSae, "dOut" | "transcoder" | "skip" | "metadata" | "warnings">;

@@ -14,7 +14,6 @@ import {
   checkUnitRows,
   Fields,
   flagOf,
-  foldFactor,
   type Losses,
   type PlainSae,
   placeOf,
@@ -24,6 +23,7 @@ import {
   textOf,
   thresholdsFor,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 
 export function readGemmaScope({ path: given, weights }: SaeSource, options: ReadSaeOptions): PlainSae {
@@ -60,8 +60,8 @@ export function readGemmaScope({ path: given, weights }: SaeSource, options: Rea
     },
     warnings,
   };
-  if (options.normFactor !== undefined) return foldFactor(sae, options.normFactor, options.normFactorOut);
-  return place.embedding ? scaledEmbedding(sae, given) : sae;
+  if (place.embedding && options.normFactor === undefined) return scaledEmbedding(sae, given);
+  return withFactor(sae, options);
 }
 
 /** SAEs of embeddings were made before the model multiplies them by √D: W_enc/√D, W_dec·√D. */
@@ -111,7 +111,7 @@ export function readGemmaScope2({ weights, config }: SaeSource, options: ReadSae
     origin: { format: "gemma-scope-2", ...(config && { config: config.json }) },
     warnings: fields.warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor, options.normFactorOut);
+  return withFactor(sae, options);
 }
 
 /** What the config says, which some folders have, else the path. */

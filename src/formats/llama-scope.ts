@@ -257,6 +257,8 @@ export async function writeLlamaScope(
       "the format has one jump_relu_threshold for all features, and this SAE's differ; write gemma-scope or sae-lens",
     );
   }
+  if (!Number.isFinite(thresholds[0]))
+    losses.refuse(`the format has no word for a threshold of ${thresholds[0]}`);
   const sae = withCentring(given, false, losses);
   const { dIn, dOut, features, metadata } = sae;
   const bDec = biasOf(sae, losses);

@@ -7,12 +7,12 @@ import { brief, inputError } from "../util/index.ts";
 import type { PickleValue } from "./pickle.ts";
 import {
   Fields,
-  foldFactor,
   type PlainActivation,
   type PlainSae,
   placeOf,
   type ReadSaeOptions,
   type SaeSource,
+  withFactor,
 } from "./plain-sae.ts";
 
 /** Statistics of the training; nothing is computed from them. */
@@ -55,7 +55,7 @@ export function readOpenAi({ path: place, weights }: SaeSource, options: ReadSae
     origin: { format: "openai", ...(normalised && { input: "layer_norm" }) },
     warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor);
+  return withFactor(sae, options);
 }
 
 function activationOf(

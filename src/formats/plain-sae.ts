@@ -351,6 +351,10 @@ export function foldFactor(sae: PlainSae, factor: number, factorOut = factor): P
   return { ...folded, origin: { ...sae.origin, ...scales } };
 }
 
+/** As the user says that activations were scaled, where they do. */
+export const withFactor = (sae: PlainSae, { normFactor, normFactorOut }: ReadSaeOptions): PlainSae =>
+  normFactor === undefined ? sae : foldFactor(sae, normFactor, normFactorOut);
+
 /** What is lost when an SAE is written in another format: notes are only told, changes of numbers need leave. */
 export class Losses {
   readonly #format: string;

@@ -269,9 +269,11 @@ function unknown(place: string, file: string): Error {
   const weights = openArrays(file);
   try {
     const names = weights.names();
-    const some = `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
+    const some = (all: readonly string[]) => `${all.slice(0, 8).join(", ")}${all.length > 8 ? ", …" : ""}`;
+    const others = [...weights.values.keys()];
+    const inside = others.length > 0 ? ` but ${some(others)}; save the dict of tensors alone` : "";
     return inputError(
-      `${place}: no SAE of a known format; ${path.basename(file)} holds ${names.length === 0 ? "no tensors" : some}`,
+      `${place}: no SAE of a known format; ${path.basename(file)} holds ${names.length > 0 ? some(names) : `no tensors${inside}`}`,
     );
   } finally {
     weights.close();

@@ -12,7 +12,6 @@ import {
   checkUnitRows,
   Fields,
   flagOf,
-  foldFactor,
   type Losses,
   objectOf,
   type PlainSae,
@@ -22,6 +21,7 @@ import {
   textOf,
   wholeOf,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 import { writeSafetensors } from "./safetensors.ts";
 
@@ -83,7 +83,7 @@ export function readSparsify({ path: place, weights, config }: SaeSource, option
     origin: { format: "sparsify", config: json },
     warnings: [...warnings, ...fields.warnings],
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor, options.normFactorOut);
+  return withFactor(sae, options);
 }
 
 /** Writes `cfg.json` and `sae.safetensors`. */

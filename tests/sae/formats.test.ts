@@ -9,6 +9,7 @@ import * as path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
+  findSae,
   fromFloat32,
   fromInt32,
   openArrays,
@@ -777,6 +778,15 @@ test("SAELens' weights are floating-point numbers, and f64 is rounded and said s
     await writeSafetensors(file, { ...tensors, b_enc: fromInt32(new Int32Array(10)) });
     await assert.rejects(found(device, folder), /b_enc is i32 \[10\], expected floating-point numbers/);
   }));
+
+test("a dict of torch that holds its tensors a level deeper is refused with what is in it", async () => {
+  using temp = temporaryFolder();
+  const file = path.join(temp.path, "wrapped.pt");
+  // {"state_dict": {}, "step": 3}
+  const root = "\x80\x02}X\x0a\0\0\0state_dict}sX\x04\0\0\0stepK\x03s.";
+  await writeZip(file, [["a/data.pkl", Buffer.from(root, "latin1")]]);
+  assert.throws(() => findSae(file), /holds no tensors but state_dict, step; save the dict of tensors alone/);
+});
 
 test("the format is told by the content: file names do not matter", () =>
   withDevice("native", async (device) => {
