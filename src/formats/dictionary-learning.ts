@@ -83,7 +83,7 @@ export function readDictionaryLearning(source: SaeSource, options: ReadSaeOption
   const batch: boolean = dictClass === "BatchTopKSAE" || dictClass === "MatryoshkaBatchTopKSAE";
   if (options.threshold !== undefined && !batch)
     throw usageError(
-      `${source.path}: is a ${dictClass}, which has no threshold for all features; leave threshold away`,
+      `${source.path}: is of the class ${dictClass}, which has no threshold for all features; leave threshold away`,
     );
   const read = READERS[dictClass](fields, source, options);
   fields.done(`a ${dictClass}`);

@@ -187,18 +187,18 @@ function checkOptions(
   { dictClass, threshold, hookOut, normFactor, normFactorOut }: LoadSaeOptions,
   { format, transcoder }: { format: SaeFormat; transcoder: boolean },
 ): void {
-  const unused: readonly (readonly [name: keyof LoadSaeOptions, given: unknown, why: string | false])[] = [
-    ["dictClass", dictClass, format !== "dictionary-learning" && "is for dictionary_learning"],
-    ["threshold", threshold, format !== "dictionary-learning" && "is for BatchTopK of dictionary_learning"],
-    ["hookOut", hookOut, !transcoder && "is for transcoders"],
-    ["normFactorOut", normFactorOut, !transcoder && "is for transcoders"],
-    ["normFactorOut", normFactorOut, normFactor === undefined && "goes with normFactor"],
+  const dictionary = format !== "dictionary-learning" && `and this is ${saeFormatTitle(format)}`;
+  const none = !transcoder && "and this is none";
+  const unused: readonly (readonly [name: keyof LoadSaeOptions, given: unknown, why: string])[] = [
+    ["dictClass", dictionary && dictClass, `is for dictionary_learning, ${dictionary}`],
+    ["threshold", dictionary && threshold, `is for BatchTopK of dictionary_learning, ${dictionary}`],
+    ["hookOut", none && hookOut, `is for transcoders, ${none}`],
+    ["normFactorOut", none && normFactorOut, `is for transcoders, ${none}`],
+    ["normFactorOut", normFactor === undefined && normFactorOut, "goes with normFactor"],
   ];
   for (const [name, given, why] of unused) {
-    if (given !== undefined && why)
-      throw usageError(
-        `${folder}: is ${saeFormatTitle(format)}${transcoder ? "" : ", no transcoder"}; ${optionHint(name)} ${why}`,
-      );
+    if (given !== undefined && given !== false)
+      throw usageError(`${folder}: ${optionHint(name)} ${why}; leave it away`);
   }
 }
 

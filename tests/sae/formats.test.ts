@@ -446,7 +446,7 @@ test("an option that decides nothing about the files is refused", () =>
       /dictClass \(--dict-class .* is for dictionary_learning/,
     );
     await refused(gemma, { threshold: 1 }, /threshold .* is for BatchTopK/);
-    await refused("dl-autoencoder", { threshold: 1 }, /is a AutoEncoder, which has no threshold/);
+    await refused("dl-autoencoder", { threshold: 1 }, /of the class AutoEncoder, which has no threshold/);
     await refused("dl-autoencoder", { hookOut: "blocks.1.hook_mlp_out" }, /hookOut .* is for transcoders/);
     await refused("sae-lens-old", { normFactor: 1, normFactorOut: 2 }, /normFactorOut .* is for transcoders/);
     await refused("sparsify/layers.1.mlp", { normFactorOut: 2 }, /normFactorOut .* goes with normFactor/);
