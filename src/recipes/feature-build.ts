@@ -3,7 +3,7 @@
  * An interrupted or killed build goes on behind its last save, and ends with the same rows.
  */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { createReadStream } from "node:fs";
 import { findSae } from "../formats/index.ts";
 import {
   bytesPerFeature,
@@ -26,7 +26,7 @@ import { tokensHash } from "./text-tokens.ts";
 export interface FeatureDatabaseOptions {
   readonly lm: LanguageModel;
   readonly sae: Sae;
-  /** Names the SAE's weights: see `saeHash`. */
+  /** Names the SAE's weights: see `saeFilesHash`. */
   readonly saeHash: string;
   readonly hook: string;
   readonly text: TokenSource;
@@ -196,13 +196,13 @@ function* vocabularyOf(tokenizer: Tokenizer): Generator<TokenRow> {
 }
 
 /** Fingerprint of an SAE's files: its configuration, if it has one, and its weights. */
-export function saeHash(folder: string): string {
+export async function saeFilesHash(folder: string): Promise<string> {
   const hash = createHash("sha256");
   const { config, weights } = findSae(folder);
   for (const file of [config, weights]) {
     if (file === undefined) continue;
     try {
-      hash.update(readFileSync(file));
+      for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(chunk);
     } catch (cause) {
       throw ioError(`read ${file}`, cause);
     }

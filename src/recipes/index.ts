@@ -7,7 +7,7 @@ export {
   buildFeatureDatabase,
   type FeatureDatabaseOptions,
   type FeatureDatabaseResult,
-  saeHash,
+  saeFilesHash,
 } from "./feature-build.ts";
 export { type FeatureReportOptions, featureCardsFrom, featureReport } from "./feature-report.ts";
 export { type CollectOptions, collectFirings, featureCards } from "./features.ts";
