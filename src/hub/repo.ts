@@ -53,7 +53,7 @@ async function findCommit(id: RepoId, cache: RepoCache, http: HttpOptions): Prom
     revision,
     hubUrl: http.settings.endpoint,
     // With a commit to fall back on, a network that is not there is found out at once.
-    fetch: hubFetch({ repo: id }, kept === undefined ? http : { ...http, mostTries: 1 }),
+    fetch: hubFetch({ repo: id }, kept === undefined ? http : { ...http, mostConnects: 1 }),
     additionalFields: ["sha"] as ["sha"],
   };
   try {
