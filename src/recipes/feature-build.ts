@@ -79,6 +79,7 @@ export async function buildFeatureDatabase(options: FeatureDatabaseOptions): Pro
   refuseOtherWidth(sae, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
   const packer = windowsOf(lm, options.text, { context: options.context, shuffle: true, seed });
   const wanted = Math.ceil(options.tokens / packer.context);
+  await packer.reach(wanted);
   const until = Math.min(packer.windows, wanted);
   const scan = scanOptions(options, packer, until);
   const settings = settingsOf(options, packer, until, scan);

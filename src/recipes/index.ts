@@ -68,4 +68,4 @@ export {
   type Spread,
 } from "./sweep-compare.ts";
 export { type SweepPageOptions, writeSweepPage } from "./sweep-report.ts";
-export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";
+export { openTextTokens, type TextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

@@ -6,13 +6,39 @@
 import { usageError } from "../util/errors.ts";
 import { permutation } from "./hashing.ts";
 
-/** Tokens with document ends: a `TokenFile`, or `MemoryTokens`. */
+/** Tokens with document ends: a `TokenFile`, `MemoryTokens`, or `LazyTokens`. */
 export interface TokenSource {
   readonly tokens: number;
   /** End of each document in tokens, [documents]. */
   readonly documentEnds: Float64Array;
   /** `count` ids from `start`. */
   read(start: number, count: number): Int32Array;
+  /** Of a text that is read as far as it is needed; `tokens` and `documentEnds` are then those that are there. */
+  readonly lazy?: LazyText;
+}
+
+/** The rest of a text. */
+export interface LazyText {
+  /** Whether all of it is there. */
+  readonly whole: boolean;
+  /** What the text is: stands for its tokens where equal texts are told by them. */
+  readonly identity: string;
+  /** Tokens among which windows are shuffled: one stretch after the other, whatever is there behind it. */
+  readonly shuffled: number;
+  /** Reads on, until so many tokens are there in all or the text ends. */
+  grow(tokens: number): Promise<void>;
+}
+
+/** The first documents of a text that together have `tokens` tokens, or all; of a lazy one, whatever more of it is there. */
+export async function firstDocuments(source: TokenSource, tokens: number): Promise<TokenSource> {
+  await source.lazy?.grow(tokens);
+  const last = source.documentEnds.findIndex((end) => end >= tokens);
+  const documentEnds = source.documentEnds.slice(0, last < 0 ? undefined : last + 1);
+  return {
+    tokens: documentEnds.at(-1) ?? 0,
+    documentEnds,
+    read: (start, count) => source.read(start, count),
+  };
 }
 
 /** Documents held in memory. */
@@ -80,8 +106,6 @@ export interface PackerState {
 
 /** A text as a model reads it: [BOS] document [EOS] after document. */
 export class TokenStream {
-  /** Tokens in all. */
-  readonly length: number;
   readonly #source: TokenSource;
   readonly #bos: number | null;
   readonly #eos: number | null;
@@ -93,7 +117,11 @@ export class TokenStream {
     this.#bos = bos;
     this.#eos = eos;
     this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
-    this.length = source.tokens + this.#extra * source.documentEnds.length;
+  }
+
+  /** Tokens in all. */
+  get length(): number {
+    return this.#source.tokens + this.#extra * this.#source.documentEnds.length;
   }
 
   /** `count` ids of the stream with BOS and EOS from `from`, and the document of each, counted from the first. */
@@ -155,12 +183,13 @@ export interface WindowSource {
 
 export class TokenPacker implements WindowSource {
   readonly context: number;
-  /** Windows in one epoch; the text's last, shorter stretch is left out. */
-  readonly windows: number;
+  readonly #source: TokenSource;
   readonly #stream: TokenStream;
   readonly #options: Required<PackOptions>;
+  /** Windows that are shuffled among each other. */
+  readonly #block: number;
   #state: PackerState = { epoch: 0, index: 0 };
-  #order: { epoch: number; windows: Uint32Array } | undefined;
+  #order: { epoch: number; block: number; windows: Uint32Array } | undefined;
 
   constructor(source: TokenSource, options: PackOptions) {
     const { context, bos = null, eos = null, shuffle = true, seed = 0, segments = false } = options;
@@ -168,16 +197,49 @@ export class TokenPacker implements WindowSource {
     if (!Number.isInteger(context) || context < 2)
       throw usageError(`packing: context=${context} must be an integer of at least 2`);
     if (windowBos && bos === null) throw usageError("packing: windowBos needs a BOS token");
+    this.#source = source;
     this.#stream = new TokenStream(source, { bos, eos });
     this.#options = { context, bos, eos, windowBos, shuffle, seed, segments };
+    const together = shuffle ? (source.lazy?.shuffled ?? Number.POSITIVE_INFINITY) : context;
+    this.#block = Math.max(1, Math.floor(together / context));
     this.context = context;
+    if (this.#whole) this.#refuseNone();
+  }
+
+  /** Windows in one epoch; the text's last, shorter stretch is left out. Of a lazy text, those that can be had now. */
+  get windows(): number {
+    const { windowBos } = this.#options;
     const { length } = this.#stream;
-    this.windows = Math.floor((windowBos ? length : length - 1) / context);
-    if (this.windows < 1) {
-      throw usageError(
-        `packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`,
-      );
+    const all = Math.max(0, Math.floor((windowBos ? length : length - 1) / this.context));
+    return this.#whole ? all : all - (all % this.#block);
+  }
+
+  /** Whether the text is read as far as it is needed. */
+  get lazy(): boolean {
+    return this.#source.lazy !== undefined;
+  }
+
+  get #whole(): boolean {
+    return this.#source.lazy?.whole ?? true;
+  }
+
+  /** Of a lazy text: reads on, until an epoch has so many windows or the text ends. `next` and `at` do not read on. */
+  async reach(windows: number): Promise<void> {
+    const { lazy } = this.#source;
+    const epoch = this.#state.epoch > 0 ? Number.POSITIVE_INFINITY : windows; // there is a second one behind the end only
+    while (lazy && !lazy.whole && this.windows < epoch) {
+      const wanted = Math.ceil(epoch / this.#block) * this.#block * this.context + 1;
+      await lazy.grow(this.#source.tokens + Math.max(1, wanted - this.#stream.length));
     }
+    if (this.#whole) this.#refuseNone();
+  }
+
+  #refuseNone(): void {
+    if (this.windows >= 1) return;
+    const { tokens, documentEnds } = this.#source;
+    throw usageError(
+      `packing: the text has ${tokens} tokens in ${documentEnds.length} documents, too few for one window of ${this.context}`,
+    );
   }
 
   get state(): PackerState {
@@ -191,7 +253,7 @@ export class TokenPacker implements WindowSource {
       epoch < 0 ||
       !Number.isInteger(index) ||
       index < 0 ||
-      index > this.windows
+      (index > this.windows && this.#whole)
     ) {
       throw usageError(
         `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
@@ -204,7 +266,11 @@ export class TokenPacker implements WindowSource {
   next(batch: number): PackedBatch {
     const packed = this.#empty(batch);
     for (let row = 0; row < batch; row++) {
-      if (this.#state.index === this.windows) this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+      if (this.#state.index >= this.windows) {
+        if (!this.#whole)
+          throw new Error("packing: windows of a lazy text are reached before they are taken");
+        this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+      }
       this.#fill(this.#windowAt(this.#state), packed, row);
       this.#state.index++;
     }
@@ -232,13 +298,14 @@ export class TokenPacker implements WindowSource {
 
   #windowAt({ epoch, index }: PackerState): number {
     if (!this.#options.shuffle) return index;
-    if (this.#order?.epoch !== epoch) {
-      this.#order = {
-        epoch,
-        windows: permutation(this.windows, this.#options.seed + Math.imul(epoch, 0x9e3779b1)),
-      };
+    const block = Math.floor(index / this.#block);
+    const first = block === 0 ? 0 : block * this.#block;
+    if (this.#order?.epoch !== epoch || this.#order.block !== block) {
+      const windows = Math.min(this.#block, this.windows - first);
+      const seed = this.#options.seed + Math.imul(epoch, 0x9e3779b1) + Math.imul(block, 0x85ebca77);
+      this.#order = { epoch, block, windows: permutation(windows, seed) };
     }
-    return this.#order.windows[index];
+    return first + this.#order.windows[index - first];
   }
 
   #fill(window: number, packed: PackedBatch, row: number): void {
