@@ -24,7 +24,7 @@ export interface ModelFiles {
   readonly name: string;
 }
 
-/** A model by its hub id, downloaded where it is not in the cache; undefined for a path that exists and for what is no id. */
+/** A model by its hub id, downloaded where it is not in the cache; undefined for a path that exists. */
 export const findModel = (spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> =>
   find(spec, options, fetchFiles);
 
@@ -37,8 +37,13 @@ async function find(
   options: HubOptions,
   fetch: (repo: Repo) => Promise<string>,
 ): Promise<ModelFiles | undefined> {
-  const id = existsSync(spec) ? undefined : parseModelId(spec);
-  if (!id) return undefined;
+  if (existsSync(spec)) return undefined;
+  const id = parseModelId(spec);
+  if (!id) {
+    throw inputError(
+      `there is no folder ${spec}, and it is no id of the hub, which has an owner: org/name or org/name@revision`,
+    );
+  }
   const repo = await openRepo(id, options).catch((error: Error) => {
     if (!(error instanceof SluiceError) || error.code === "interrupted") throw error;
     throw new SluiceError(error.code, `there is no folder ${spec}, and ${error.message}`, { cause: error });

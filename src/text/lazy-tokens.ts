@@ -5,6 +5,7 @@
  */
 import { join } from "node:path";
 import { SluiceError, throwIfAborted } from "../util/errors.ts";
+import { formatBytes } from "../util/format.ts";
 import type { TextPart } from "./open-text.ts";
 import type { LazyText, TokenSource } from "./packing.ts";
 import {
@@ -35,8 +36,11 @@ export interface LazyTokensOptions {
   readonly onProgress?: (progress: TokenizeProgress) => void;
 }
 
-/** A stretch is at least this share of what is before it, so that they stay few. */
+/** A stretch is at least this share of what is before it, so that they stay few; but nobody waits for more than so many tokens. */
 const LEAST_SHARE = 0.25;
+const LONGEST_WAIT = 1 << 22;
+
+const WORTH_SAYING = 100e6;
 
 export class LazyTokens implements TokenSource {
   readonly lazy: LazyText;
@@ -111,13 +115,24 @@ export class LazyTokens implements TokenSource {
   }
 
   async #grow(tokens: number): Promise<void> {
+    if (tokens === Number.POSITIVE_INFINITY) this.#sayRest();
     while (this.#place !== null && this.#tokens < tokens) {
       const found = this.#found();
       if (found) this.#stopReading(); // it stands before what was found
-      const missing = Math.max(tokens - this.#tokens, LEAST_SHARE * this.#tokens);
+      const least = Math.min(LEAST_SHARE * this.#tokens, LONGEST_WAIT);
+      const missing = Math.max(Math.min(tokens - this.#tokens, LONGEST_WAIT), least);
       this.#append(found ?? (await this.#tokenise(missing)));
     }
     if (this.#place === null && this.#tokens === 0) throw this.#options.empty();
+  }
+
+  /** All of a text may be very much. */
+  #sayRest(): void {
+    const rest = this.#place === null ? [] : this.#parts.slice(this.#place.part);
+    const bytes = rest.reduce((sum, part) => sum + (part.bytes ?? 0), 0);
+    if (bytes < WORTH_SAYING) return;
+    const { source, log } = this.#options;
+    log?.(`${source} is read to its end: ${rest.length} files, ${formatBytes(bytes)}`);
   }
 
   #append(file: TokenFile): void {

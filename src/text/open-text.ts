@@ -42,6 +42,8 @@ export interface OpenTextOptions extends InstallOptions {
 /** A stretch of a text that is read on its own, and where it comes from the hub downloaded when its turn comes. */
 export interface TextPart {
   readonly name: string;
+  /** As it is stored, where that is known. */
+  readonly bytes?: number;
   /** In their fixed order; those without text are left out. */
   documents(): AsyncGenerator<Document>;
 }
@@ -103,8 +105,9 @@ async function openParts(
   spec: string,
   options: OpenTextOptions,
 ): Promise<{ kind: TextSource["kind"]; parts: readonly TextPart[] }> {
-  const part = (name: string, documents: () => AsyncGenerator<Document>): TextPart => ({
+  const part = (name: string, documents: () => AsyncGenerator<Document>, bytes?: number): TextPart => ({
     name,
+    bytes,
     documents: () => withText(documents(), options),
   });
   if (isCorpus(spec)) {
@@ -113,7 +116,9 @@ async function openParts(
   }
   if (isDatasetPath(spec)) {
     const { repo, files } = await openDataset(spec, options);
-    const parts = files.map((file) => part(file.path, () => datasetDocuments(repo, file, options)));
+    const parts = files.map((file) =>
+      part(file.path, () => datasetDocuments(repo, file, options), file.size),
+    );
     return { kind: "hub", parts };
   }
   const found = await stat(spec).catch(() => undefined);

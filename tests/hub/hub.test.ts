@@ -262,7 +262,13 @@ test("a name that is neither a folder nor to be had says both, whatever the netw
     findModel("out/brok", gone),
     /there is no folder out\/brok, and http:\/\/127.0.0.1:9 could not be reached/,
   );
-  assert.equal(await findModel("brok", gone), undefined);
+  for (const name of ["gpt2", "org/name@", "./out/brok"]) {
+    await assert.rejects(findModel(name, gone), (error: Error) => {
+      assert.ok(error.message.startsWith(`there is no folder ${name}, and it is no id of the hub`));
+      return true;
+    });
+  }
+  assert.equal(await findModel("models", gone), undefined);
 });
 
 test("a tokenizer comes without the model's weights", async () => {

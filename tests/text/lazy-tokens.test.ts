@@ -44,12 +44,17 @@ function partsOf(opened: number[], broken: { part: number | undefined } = { part
   }));
 }
 
-async function lazy(folder: string, parts: readonly TextPart[], { shuffled = 64 } = {}): Promise<LazyTokens> {
+async function lazy(
+  folder: string,
+  parts: readonly TextPart[],
+  { shuffled = 64, log }: { shuffled?: number; log?: (line: string) => void } = {},
+): Promise<LazyTokens> {
   return new LazyTokens(parts, {
     tokenizer: await brook(),
     folder,
     identity: "test",
     shuffled,
+    log,
     source: "test",
     empty: () => inputError("there is nothing"),
   });
@@ -159,6 +164,18 @@ test("what fails in the middle is read again from the last stretch", async () =>
   broken.part = undefined;
   await source.lazy.grow(Number.POSITIVE_INFINITY);
   assert.deepEqual(contents(source), contents(await whole()));
+  source.close();
+});
+
+test("how much is to be read is said where all of a large text is asked for", async () => {
+  using temp = temporaryFolder();
+  const said: string[] = [];
+  const parts = partsOf([]).map((part) => ({ ...part, bytes: 50e6 }));
+  const source = await lazy(temp.path, parts, { log: (line) => said.push(line) });
+  await source.lazy.grow(10);
+  assert.deepEqual(said, []);
+  await source.lazy.grow(Number.POSITIVE_INFINITY);
+  assert.deepEqual(said, ["test is read to its end: 6 files, 300 MB"]);
   source.close();
 });
 
