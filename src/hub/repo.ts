@@ -123,7 +123,9 @@ export class Repo {
     if (this.offline) return there();
     try {
       const files = await this.#askFor(folder);
-      await this.#cache.setListing(this.commit, folder, files);
+      await this.#cache.setListing(this.commit, folder, files).catch((error: Error) => {
+        this.#http.log?.(`${error.message}; what ${showRepo(this.id)} holds is asked for again next time`);
+      });
       return files;
     } catch (error) {
       const kept = there();

@@ -233,6 +233,15 @@ test("a file that is packed on the way although it must not be is taken by its c
   assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
 });
 
+test("a cache that cannot be written to serves what it has", async () => {
+  await using w = await world();
+  await fetchModel(ID, w.options());
+  fs.rmSync(join(w.repoFolder, ".listing"), { recursive: true });
+  fs.writeFileSync(join(w.repoFolder, ".listing"), "in the way");
+  assert.equal(await fetchModel(ID, w.options()), w.snapshot);
+  assert.match(w.log.join("\n"), /cannot write .*\.listing.*asked for again next time/);
+});
+
 test("a listing that breaks off is asked for again", async () => {
   const tree = `hub:/api/models/org/tiny/tree/${COMMIT}`;
   await using w = await world(MODEL, { [tree]: [{ kind: "cut", after: 5 }] });
