@@ -181,37 +181,47 @@ const lmForward = {
 const GPT2_SMALL = flags({ d: 768, layers: 12, heads: 12, "kv-heads": 12, ffn: 3072, vocab: 50_257 });
 const LLAMA_512 = flags({ d: 512, layers: 8, heads: 8, "kv-heads": 2, ffn: 1408, vocab: 32_000 });
 
-/** Stopped after the captured layer, weights in f32 and bf16, each beside both types of PyTorch's. */
-const lmForwardHalf = (name, title, arch, sizes) => ({
-  name: `lm-forward-${name}`,
-  title: `${title} forward, stopped after the captured middle layer, 8 × 256; tokens/s`,
-  unit: "tokens/s",
-  programs: () => [
-    ...["f32", "bf16"].map((dtype) => ({
-      label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
-      sluice: ["lm-forward", "--arch", arch, ...sizes, "--ctx", "256", "--dtype", dtype, "--steps", "3"],
+/**
+ * Stopped after the captured layer, weights in f32 and bf16, each beside the same type of PyTorch's. A CPU without matrix
+ * instructions for bfloat16 multiplies it so slowly there that GPT-2's pass of 8 × 256 takes minutes: `peerHalf` is what it gets.
+ */
+const lmForwardHalf = (name, title, arch, sizes, { peerHalf = { batch: 8, ctx: 256 } } = {}) => {
+  const half = `Hugging Face bfloat16${peerHalf.batch === 8 ? "" : `, ${peerHalf.batch} × ${peerHalf.ctx}`}`;
+  return {
+    name: `lm-forward-${name}`,
+    title: `${title} forward, stopped after the captured middle layer, 8 × 256; tokens/s`,
+    unit: "tokens/s",
+    programs: () => [
+      ...["f32", "bf16"].map((dtype) => ({
+        label: dtype === "f32" ? "sluice" : `sluice ${dtype}`,
+        sluice: ["lm-forward", "--arch", arch, ...sizes, "--ctx", "256", "--dtype", dtype, "--steps", "3"],
+      })),
+      {
+        label: "Hugging Face float32",
+        python: compat(
+          "torch_forward_half.py",
+          ...["--arch", arch, ...sizes, "--ctx", "256", "--dtype", "float32", "--steps", "3"],
+        ),
+        needs: ["torch", "transformers"],
+      },
+      {
+        label: half,
+        python: compat("torch_forward_half.py", "--arch", arch, ...sizes, ...flags(peerHalf), "--steps", "1"),
+        needs: ["torch", "transformers"],
+      },
+    ],
+    rows: [
+      ["f32", "sluice", "Hugging Face float32"],
+      ["bf16", "sluice bf16", half],
+    ].map(([dtype, program, peer]) => ({
+      title: `${dtype} weights`,
+      program,
+      ours: (r) => r.stopped_tokens_per_second,
+      theirs: (r) => r.stopped_tokens_per_second,
+      targets: { [peer]: 1 },
     })),
-    ...["float32", "bfloat16"].map((dtype) => ({
-      label: `Hugging Face ${dtype}`,
-      python: compat(
-        "torch_forward_half.py",
-        ...["--arch", arch, ...sizes, "--ctx", "256", "--dtype", dtype],
-        ...["--steps", dtype === "float32" ? "3" : "1"], // without matrix instructions for it bfloat16 takes minutes
-      ),
-      needs: ["torch", "transformers"],
-    })),
-  ],
-  rows: [
-    ["f32", "sluice", "float32"],
-    ["bf16", "sluice bf16", "bfloat16"],
-  ].map(([dtype, program, theirs]) => ({
-    title: `${dtype} weights`,
-    program,
-    ours: (r) => r.stopped_tokens_per_second,
-    theirs: (r) => r.stopped_tokens_per_second,
-    targets: { [`Hugging Face ${theirs}`]: 1 },
-  })),
-});
+  };
+};
 
 const lmLoad = (shape, title) => ({
   name: `lm-load-${shape}`,
@@ -368,7 +378,9 @@ export const SECTIONS = [
     peers: { jumprelu: 4 },
   }),
   lmForward,
-  lmForwardHalf("gpt2-small", "GPT-2 small's shape:", "gpt2", GPT2_SMALL),
+  lmForwardHalf("gpt2-small", "GPT-2 small's shape:", "gpt2", GPT2_SMALL, {
+    peerHalf: { batch: 1, ctx: 64 },
+  }),
   lmForwardHalf("llama-512", "Llama d 512, 8 layers:", "llama", LLAMA_512),
   lmLoad("gpt2-small", "GPT-2 small's size"),
   lmLoad("llama-512", "a Llama of d 512, 8 layers"),
