@@ -4,7 +4,8 @@
 import { type Device, sizeOf, type Tensor } from "../tensor/index.ts";
 import type { Rng } from "../util/index.ts";
 import { familyOf, type Json, llamaNames } from "./families/index.ts";
-import { assembleParams, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { assembleParams, isRouter, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { routerStart } from "./routing.ts";
 import { checkSpec, type ModelSpec } from "./spec.ts";
 import { Transformer } from "./transformer.ts";
 
@@ -12,11 +13,14 @@ export interface FreshOptions {
   readonly rng: Rng;
   /** Deviation of matrices; default 0.02. */
   readonly std?: number;
+  /** Routers of keys and values begin as the identity on a layer's own heads; default true. */
+  readonly routerIdentity?: boolean;
 }
 
 /**
  * A transformer with fresh parameters, named as Llama's: matrices normal with deviation `std`, residual outputs scaled down;
- * gains begin at 1 and biases at 0.
+ * gains begin at 1 and biases at 0. Every parameter is drawn by its own name: models that share one begin with the same numbers
+ * in it, routed or not.
  */
 export function createTransformer(device: Device, spec: ModelSpec, options: FreshOptions): Transformer {
   return fresh(device, checkSpec(spec), { ...options, names: llamaNames });
@@ -31,10 +35,21 @@ export function createFromConfig(device: Device, config: Json, options: FreshOpt
 function fresh(
   device: Device,
   spec: ModelSpec,
-  { rng, std = 0.02, names, config }: FreshOptions & { names: ParamNames; config?: Json },
+  {
+    rng,
+    std = 0.02,
+    routerIdentity = true,
+    names,
+    config,
+  }: FreshOptions & { names: ParamNames; config?: Json },
 ): Transformer {
   const slots = paramSlots(spec, names);
   const tensors = slots.map((slot) => {
+    const [heads, width] = slot.shape;
+    if (isRouter(slot)) {
+      const start = { heads, sources: width / heads, identity: routerIdentity };
+      return device.tensor(routerStart(start, rng.fork(slot.name)), slot.shape).keep();
+    }
     const data = new Float32Array(sizeOf(slot.shape));
     if (!slot.matrix) data.fill(slot.start);
     else rng.fork(slot.name).fillNormal(data, 0, std * residualScale(spec, slot));

@@ -18,6 +18,7 @@ import { add, mul, sum, type Tensor } from "../tensor/index.ts";
 import type { PackedBatch, TokenPacker } from "../text/index.ts";
 import { inputError, interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
 import { crossEntropies, heldOutLoss } from "./held-out.ts";
+import { isRouter } from "./params.ts";
 import { type MeterState, restoreTrainState, saveTrainState } from "./train-state.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -33,8 +34,10 @@ export interface LmTrainConfig {
   /** Steps of linear warm-up. */
   readonly warmup: number;
   readonly decay: Decay;
-  /** Decoupled weight decay of matrices; norms have none. */
+  /** Decoupled weight decay of matrices; norms and routers have none. */
   readonly weightDecay: number;
+  /** Learning rate of the routers of keys and values, as a multiple of the others'; default 10 (LIMe, App. A). */
+  readonly routerLr?: number;
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
@@ -126,7 +129,7 @@ export async function trainLm(model: Transformer, options: LmTrainOptions): Prom
     warmup: Math.min(config.warmup, steps),
     decay: config.decay,
   });
-  const optimizer = new AdamW(model.device, decayGroups(model, config.weightDecay), config);
+  const optimizer = new AdamW(model.device, paramGroups(model, config), config);
   try {
     return await runSteps(model, optimizer, schedule, options);
   } finally {
@@ -134,12 +137,16 @@ export async function trainLm(model: Transformer, options: LmTrainOptions): Prom
   }
 }
 
-/** Matrices are decayed; gains and biases are not. */
-function decayGroups(model: Transformer, weightDecay: number): AdamWParam[] {
-  return model.slots.map(({ name, tensor, matrix }) => ({
-    name,
+/** Matrices are decayed; gains, biases and routers are not, and routers learn faster. */
+export function paramGroups(
+  model: Transformer,
+  { weightDecay, routerLr = 10 }: Pick<LmTrainConfig, "weightDecay" | "routerLr">,
+): AdamWParam[] {
+  return model.slots.map(({ tensor, ...slot }) => ({
+    name: slot.name,
     tensor,
-    weightDecay: matrix ? weightDecay : 0,
+    weightDecay: slot.matrix ? weightDecay : 0,
+    lrScale: isRouter(slot) ? routerLr : 1,
   }));
 }
 

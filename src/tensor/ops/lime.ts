@@ -15,7 +15,11 @@ import { matmul } from "./matmul.ts";
 import { concat } from "./shape.ts";
 
 /** The common shape of `tensors`, and the number of sources that the router then has. */
-function sizes(name: string, router: TensorType, tensors: readonly TensorType[]): { shape: Shape; S: number } {
+function sizes(
+  name: string,
+  router: TensorType,
+  tensors: readonly TensorType[],
+): { shape: Shape; S: number } {
   const [first] = tensors;
   requireShape(name, "the first source", first, [undefined, undefined, undefined, undefined]);
   const G = first.shape[2];
@@ -47,8 +51,7 @@ function blockOf(router: Tensor, s: number, tokens: number, transposed = false):
   return expand(transposed ? transpose(block) : block, [tokens, G, G]);
 }
 
-const perToken = (x: Tensor): Tensor =>
-  reshape(x, [x.shape[0] * x.shape[1], x.shape[2], x.shape[3]]); // [B T, G, Dh]
+const perToken = (x: Tensor): Tensor => reshape(x, [x.shape[0] * x.shape[1], x.shape[2], x.shape[3]]); // [B T, G, Dh]
 
 /** x [B, T, G, Dh] with a row for each head: [G, B T Dh]. */
 function perHead(x: Tensor): Tensor {
@@ -177,15 +180,20 @@ export const limeRouteGradOp = fused<LimeGradAttrs>({
     const grads = tensors.slice(0, sides);
     const sources = tensors.slice(sides);
     const dBlock = (s: number) =>
-      grads
-        .map((g, side) => matmul(perHead(g), transpose(perHead(sources[side * S + s]))))
-        .reduce(add);
+      grads.map((g, side) => matmul(perHead(g), transpose(perHead(sources[side * S + s])))).reduce(add);
     const dSources = sources.map((_, i) => {
       if (!needs[1 + i]) return [];
       const g = perToken(grads[Math.floor(i / S)]);
       return [reshape(matmul(blockOf(router, i % S, tokens, true), g), shape)];
     });
-    const dRouter = needs[0] ? [concat(Array.from({ length: S }, (_, s) => dBlock(s)), 1)] : [];
+    const dRouter = needs[0]
+      ? [
+          concat(
+            Array.from({ length: S }, (_, s) => dBlock(s)),
+            1,
+          ),
+        ]
+      : [];
     return [...dRouter, ...dSources.flat()];
   },
   cases: [
@@ -197,7 +205,11 @@ export const limeRouteGradOp = fused<LimeGradAttrs>({
       note: "odd heads and widths, not all sources",
     },
     { inputs: backward(1, 2, 1, 3, 1, 33), attrs: { needs: [true, true, true] }, note: "one head, one side" },
-    { inputs: backward(1, 4, 1, 1, 3, 20), attrs: { needs: [false, true, false, true, true] }, note: "one token" },
+    {
+      inputs: backward(1, 4, 1, 1, 3, 20),
+      attrs: { needs: [false, true, false, true, true] },
+      note: "one token",
+    },
     { inputs: backward(2, 1, 2, 3, 2, 4), attrs: { needs: [true, false, false] }, note: "router only" },
     { inputs: backward(2, 2, 0, 3, 2, 4), attrs: { needs: times(5, true) }, note: "empty" },
   ],
