@@ -131,6 +131,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/features-explain.ts")).featuresExplain,
   },
   {
+    name: "task train",
+    summary: "train a small transformer on a synthetic task, and examine it",
+    load: async () => (await import("./commands/task-train.ts")).taskTrain,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

@@ -15,7 +15,7 @@ import {
   type Schedule,
 } from "../nn/index.ts";
 import { add, mul, sum, type Tensor } from "../tensor/index.ts";
-import type { PackedBatch, TokenPacker } from "../text/index.ts";
+import type { PackedBatch, TrainingWindows, WindowSource } from "../text/index.ts";
 import { inputError, interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
 import { crossEntropies, heldOutLoss } from "./held-out.ts";
 import { isRouter } from "./params.ts";
@@ -84,9 +84,9 @@ export interface LmTrainRecord {
 
 export interface LmTrainOptions {
   readonly config: LmTrainConfig;
-  readonly packer: TokenPacker;
+  readonly packer: TrainingWindows;
   /** Held-out windows by name. */
-  readonly validation?: Readonly<Record<string, TokenPacker>>;
+  readonly validation?: Readonly<Record<string, WindowSource>>;
   /** Most windows that each validation text gives; default 64. */
   readonly validationWindows?: number;
   /** Run folder: `state.safetensors`, `metrics.jsonl`. */
@@ -230,7 +230,7 @@ function checkConfig(config: LmTrainConfig): void {
 async function trainStep(
   model: Transformer,
   optimizer: AdamW,
-  packer: TokenPacker,
+  packer: TrainingWindows,
   config: LmTrainConfig,
   lr: number,
 ): Promise<{ loss: number; norm: number }> {

@@ -153,14 +153,75 @@ export interface WindowSource {
   at(first: number, batch?: number): PackedBatch;
 }
 
-export class TokenPacker implements WindowSource {
+/** Windows to be trained on, in an order of its own, epoch after epoch. */
+export interface TrainingWindows {
+  readonly context: number;
+  /** Of one epoch. */
+  readonly windows: number;
+  readonly state: PackerState;
+  restore(state: PackerState): void;
+  /** The next `batch` windows; goes on into the next epoch by itself. */
+  next(batch: number): PackedBatch;
+}
+
+/** Where a packer stands among its windows. It can be restored; each epoch has an order of its own, unless there is no seed. */
+export class WindowOrder {
+  readonly windows: number;
+  readonly #seed: number | undefined;
+  #state: PackerState = { epoch: 0, index: 0 };
+  #order: { epoch: number; windows: Uint32Array } | undefined;
+
+  /** Without a seed the windows come in their own order. */
+  constructor(windows: number, seed: number | undefined) {
+    this.windows = windows;
+    this.#seed = seed;
+  }
+
+  get state(): PackerState {
+    return { ...this.#state };
+  }
+
+  restore({ epoch, index }: PackerState): void {
+    const whole = Number.isInteger(epoch) && epoch >= 0 && Number.isInteger(index) && index >= 0;
+    if (!whole || index > this.windows) {
+      throw usageError(
+        `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
+      );
+    }
+    this.#state = { epoch, index };
+  }
+
+  /** The next window. */
+  next(): number {
+    if (this.#state.index === this.windows) this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+    const window = this.#windowAt(this.#state);
+    this.#state.index++;
+    return window;
+  }
+
+  #windowAt({ epoch, index }: PackerState): number {
+    if (this.#seed === undefined) return index;
+    if (this.#order?.epoch !== epoch) {
+      const windows = permutation(this.windows, this.#seed + Math.imul(epoch, 0x9e3779b1));
+      this.#order = { epoch, windows };
+    }
+    return this.#order.windows[index];
+  }
+}
+
+/** Refuses windows that are not there. */
+export function checkWindows(first: number, batch: number, windows: number): void {
+  if (first >= 0 && first + batch <= windows) return;
+  throw usageError(`packing: windows ${first} to ${first + batch} asked for, but there are ${windows}`);
+}
+
+export class TokenPacker implements WindowSource, TrainingWindows {
   readonly context: number;
   /** Windows in one epoch; the text's last, shorter stretch is left out. */
   readonly windows: number;
   readonly #stream: TokenStream;
   readonly #options: Required<PackOptions>;
-  #state: PackerState = { epoch: 0, index: 0 };
-  #order: { epoch: number; windows: Uint32Array } | undefined;
+  readonly #order: WindowOrder;
 
   constructor(source: TokenSource, options: PackOptions) {
     const { context, bos = null, eos = null, shuffle = true, seed = 0, segments = false } = options;
@@ -178,46 +239,27 @@ export class TokenPacker implements WindowSource {
         `packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`,
       );
     }
+    this.#order = new WindowOrder(this.windows, shuffle ? seed : undefined);
   }
 
   get state(): PackerState {
-    return { ...this.#state };
+    return this.#order.state;
   }
 
   restore(state: PackerState): void {
-    const { epoch, index } = state;
-    if (
-      !Number.isInteger(epoch) ||
-      epoch < 0 ||
-      !Number.isInteger(index) ||
-      index < 0 ||
-      index > this.windows
-    ) {
-      throw usageError(
-        `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
-      );
-    }
-    this.#state = { epoch, index };
+    this.#order.restore(state);
   }
 
   /** The next `batch` windows; goes on into the next epoch by itself. */
   next(batch: number): PackedBatch {
     const packed = this.#empty(batch);
-    for (let row = 0; row < batch; row++) {
-      if (this.#state.index === this.windows) this.#state = { epoch: this.#state.epoch + 1, index: 0 };
-      this.#fill(this.#windowAt(this.#state), packed, row);
-      this.#state.index++;
-    }
+    for (let row = 0; row < batch; row++) this.#fill(this.#order.next(), packed, row);
     return packed;
   }
 
   /** Windows `first` to `first + batch` in the order of the text; moves nothing. */
   at(first: number, batch = 1): PackedBatch {
-    if (first < 0 || first + batch > this.windows) {
-      throw usageError(
-        `packing: windows ${first} to ${first + batch} asked for, but there are ${this.windows}`,
-      );
-    }
+    checkWindows(first, batch, this.windows);
     const packed = this.#empty(batch);
     for (let row = 0; row < batch; row++) this.#fill(first + row, packed, row);
     return packed;
@@ -228,17 +270,6 @@ export class TokenPacker implements WindowSource {
     const packed: PackedBatch = { tokens: new Int32Array(size), targets: new Int32Array(size) };
     if (this.#options.segments) packed.segments = new Int32Array(size);
     return packed;
-  }
-
-  #windowAt({ epoch, index }: PackerState): number {
-    if (!this.#options.shuffle) return index;
-    if (this.#order?.epoch !== epoch) {
-      this.#order = {
-        epoch,
-        windows: permutation(this.windows, this.#options.seed + Math.imul(epoch, 0x9e3779b1)),
-      };
-    }
-    return this.#order.windows[index];
   }
 
   #fill(window: number, packed: PackedBatch, row: number): void {
