@@ -111,7 +111,16 @@ export async function trainTaskRun(device: Device, options: TaskRunOptions): Pro
   const packing = { context, pad: vocabulary.pad };
   const packer = new SamplePacker(train, { ...packing, seed });
   const config = configOf(options, packer);
-  const settings = { task, samples, dataSeed, sizes: { ...sizes, context }, start, epochs, loss, train: config };
+  const settings = {
+    task,
+    samples,
+    dataSeed,
+    sizes: { ...sizes, context },
+    start,
+    epochs,
+    loss,
+    train: config,
+  };
   const done = finished(out, settings);
   if (done) return done;
   const spec = llamaOf(

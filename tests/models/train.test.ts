@@ -16,7 +16,13 @@ import {
   trainLm,
 } from "../../src/models/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
-import { MemoryTokens, type PackedBatch, type PackOptions, TokenPacker, type TrainingWindows } from "../../src/text/index.ts";
+import {
+  MemoryTokens,
+  type PackedBatch,
+  type PackOptions,
+  TokenPacker,
+  type TrainingWindows,
+} from "../../src/text/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { assertNear, BACKENDS, someIds, tinyModel, tinySpec, withDevice } from "./helpers.ts";

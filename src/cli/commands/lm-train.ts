@@ -162,7 +162,17 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
         preparing.progress.update(done);
       },
     },
-    sizes: { d, layers, heads, kvHeads, ffn, context: options.context, tied, ropeTheta, kvRouting: routingOf(options) },
+    sizes: {
+      d,
+      layers,
+      heads,
+      kvHeads,
+      ffn,
+      context: options.context,
+      tied,
+      ropeTheta,
+      kvRouting: routingOf(options),
+    },
     train: trainOptions(options),
     segments: options.segments,
     dtype: options.dtype,

@@ -108,7 +108,9 @@ export const routingFields = (group: { group: string }) => ({
   kvRouting: z
     .enum(["none", "learned", "average"])
     .default("none")
-    .describe("mix each layer's keys and values with those of the layers before it (LIMe): learned routers, or the mean")
+    .describe(
+      "mix each layer's keys and values with those of the layers before it (LIMe): learned routers, or the mean",
+    )
     .meta(group),
   routingFirst: count()
     .optional()
@@ -126,7 +128,11 @@ interface RoutingOptions {
   readonly routingLast?: number;
 }
 
-export function routingOf({ kvRouting: kind, routingFirst, routingLast }: RoutingOptions): KvRoutingSpec | undefined {
+export function routingOf({
+  kvRouting: kind,
+  routingFirst,
+  routingLast,
+}: RoutingOptions): KvRoutingSpec | undefined {
   if (kind === "none") {
     if (routingFirst === undefined && routingLast === undefined) return undefined;
     throw usageError("--routing-first and --routing-last go with --kv-routing learned or average");

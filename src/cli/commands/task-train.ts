@@ -13,7 +13,9 @@ const optimizer = { group: "Optimiser" };
 const schema = z.object({
   task: z
     .enum(["arithmetic", "prosqa"])
-    .describe("arithmetic: expressions with their solutions; prosqa: questions of reach in graphs (docs/tasks.md)")
+    .describe(
+      "arithmetic: expressions with their solutions; prosqa: questions of reach in graphs (docs/tasks.md)",
+    )
     .meta(task),
   operands: z.number().int().min(2).default(6).describe("arithmetic: size of an expression").meta(task),
   count: z
@@ -22,9 +24,16 @@ const schema = z.object({
     .describe("arithmetic: what --operands counts; the paper's example, called one of 6, has 6 operators")
     .meta(task),
   max: count().default(127).describe("arithmetic: largest number in any line").meta(task),
-  numbers: z.enum(["whole", "digits"]).default("whole").describe("arithmetic: a token a number, or a digit").meta(task),
+  numbers: z
+    .enum(["whole", "digits"])
+    .default("whole")
+    .describe("arithmetic: a token a number, or a digit")
+    .meta(task),
   trainSamples: count().optional().describe("samples to learn from [50,000; prosqa 18,000]").meta(task),
-  testSamples: count().optional().describe("held-out samples to be examined on [1000; prosqa 500]").meta(task),
+  testSamples: count()
+    .optional()
+    .describe("held-out samples to be examined on [1000; prosqa 500]")
+    .meta(task),
   dataSeed: z.number().int().min(0).default(0).describe("seed of the samples").meta(task),
   d: count().default(32).describe("model width").meta(model),
   layers: count().default(4).describe("blocks").meta(model),
@@ -36,23 +45,41 @@ const schema = z.object({
   kvStart: z
     .enum(["normal", "uniform"])
     .default("normal")
-    .describe("what keys' and values' matrices begin as: normal as the others, or uniform in ±1/√d as in LIMe's code")
+    .describe(
+      "what keys' and values' matrices begin as: normal as the others, or uniform in ±1/√d as in LIMe's code",
+    )
     .meta(model),
   routerIdentity: z
     .boolean()
     .default(true)
     .describe("routers begin as the identity on a layer's own heads, else random")
     .meta(model),
-  epochs: z.number().positive().default(20).describe("passes over the samples; the paper has 200").meta(optimizer),
+  epochs: z
+    .number()
+    .positive()
+    .default(20)
+    .describe("passes over the samples; the paper has 200")
+    .meta(optimizer),
   batch: count().default(64).describe("windows per step").meta(optimizer),
-  lr: z.number().positive().default(1e-3).describe("peak learning rate; falls to 0 in a straight line").meta(optimizer),
+  lr: z
+    .number()
+    .positive()
+    .default(1e-3)
+    .describe("peak learning rate; falls to 0 in a straight line")
+    .meta(optimizer),
   weightDecay: z.number().min(0).default(0.1).describe("decoupled decay of matrices").meta(optimizer),
   loss: z
     .enum(["all", "completion"])
     .default("all")
     .describe("learn the whole text, or the answer and its steps only")
     .meta(optimizer),
-  seed: z.number().int().min(0).default(0).describe("seed of the parameters and of the order").meta(optimizer),
+  seed: z
+    .number()
+    .int()
+    .min(0)
+    .default(0)
+    .describe("seed of the parameters and of the order")
+    .meta(optimizer),
   out: z.string().describe("run folder: checkpoint, metrics.jsonl, model, run.json with the grades"),
   ...deviceFields,
 });
