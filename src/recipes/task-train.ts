@@ -123,8 +123,9 @@ export async function trainTaskRun(device: Device, options: TaskRunOptions): Pro
   };
   const done = finished(out, settings);
   if (done) return done;
+  // A window leaves out the last token of a sample, which is a target only; a model that writes it has it in its context.
   const spec = llamaOf(
-    { ...sizes, context },
+    { ...sizes, context: context + 1 },
     { vocabSize: vocabulary.size, bosToken: vocabulary.bos, eosTokens: [vocabulary.eos] },
   );
   const model = createTransformer(device, spec, { rng: new Rng(seed).fork("parameters"), ...start });

