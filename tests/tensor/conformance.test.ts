@@ -93,6 +93,8 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   attention: CHAINED,
   attentionGrad: CHAINED,
   attentionCached: CHAINED,
+  limeRoute: SUMMED,
+  limeRouteGrad: SUMMED,
   linearTopK: SUMMED,
   sparseDecode: SUMMED,
   sparseDot: SUMMED,
@@ -114,6 +116,7 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   normalizeRows: ROUNDED,
   projectRows: SUMMED,
   scale: ROUNDED, // the factor is rounded to f32 first
+  accumulate: EXACT,
   sumSquares: ROUNDED,
 };
 
@@ -209,6 +212,7 @@ const SPECIALS: readonly OpName[] = [
     "topk",
     "keepLargest",
     "scale",
+    "accumulate",
     "sumSquares",
   ] as const),
 ];
@@ -220,7 +224,7 @@ const NAN_SPREADS: readonly OpName[] = [
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
   ...(["linearKronTopK", "kronScores", "kronSpread"] as const),
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK", "prefixLoss"] as const),
-  ...(["attention", "attentionGrad", "attentionCached"] as const),
+  ...(["attention", "attentionGrad", "attentionCached", "limeRoute", "limeRouteGrad"] as const),
 ];
 /** These multiply tiles of numbers by weights that are 0 behind the mask, so a NaN also reaches the tile's other rows. */
 const NAN_SPILLS: readonly OpName[] = ["attention", "attentionGrad", "attentionCached"];
