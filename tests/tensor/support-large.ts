@@ -107,8 +107,8 @@ const table = {
   },
   limeRoute: { inputs: [normal(5, 35), ...times(14, normal(3, 131, 5, 37))] },
   limeRouteGrad: {
-    inputs: [normal(5, 15), ...times(8, normal(3, 131, 5, 37))],
-    attrs: { needs: [true, true, false, true, true, true, true] },
+    inputs: [normal(5, 15), ...times(9, normal(3, 131, 5, 37))],
+    attrs: { wants: ["new", "new", "none", "new", "sum", "new", "new"] },
   },
   linearTopK: { inputs: [normal(61, 66), normal(1050, 66), normal(1050)], attrs: { k: 17 } },
   sparseDecode: { inputs: [normal(301, 17), distinct(700, 301, 17), normal(700, 130), normal(130)] },

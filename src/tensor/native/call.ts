@@ -38,8 +38,8 @@ export function caller(addon: Addon, pool: number, isa?: string): (name: string)
 }
 
 /**
- * Runs `fn` with the address of a table of pointers to the tensors, null where one is absent: for kernels that take more
- * tensors than the argument block has room for.
+ * Runs `fn` with the address of a table of pointers to the tensors, null where one is absent: for kernels that
+ * take more tensors than the argument block has room for.
  */
 export function withTable(
   addon: Addon,

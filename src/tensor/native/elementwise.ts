@@ -1,5 +1,6 @@
 /**
- * Bindings of native/src/elementwise.inl: unary and broadcasting binary maths, where, cast, fill, scale and accumulate.
+ * Bindings of native/src/elementwise.inl: unary and broadcasting binary maths, where, cast, fill, scale and
+ * accumulate.
  */
 import { type DType, type KernelTensor, type Shape, sizeOf } from "../types.ts";
 import { type Addon, dtypeCode } from "./addon.ts";

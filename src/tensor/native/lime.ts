@@ -1,8 +1,8 @@
 /**
- * Bindings of native/src/lime.inl: routing of keys and values. M tokens · S sources · G heads · Dh head width.
+ * Bindings of native/src/lime.inl: keys and values routed. M tokens · S sources · G heads · Dh head width.
  */
-import type { LimeGradAttrs } from "../ops/lime.ts";
-import type { KernelTensor } from "../types.ts";
+import { type LimeGradAttrs, targets } from "../ops/lime.ts";
+import type { KernelTensor, Shape } from "../types.ts";
 import type { Addon } from "./addon.ts";
 import { addressOf, caller, withTable } from "./call.ts";
 
@@ -14,25 +14,23 @@ export function limeKernels(addon: Addon, pool: number, isa?: string) {
   const route = call("limeRoute");
   const routeGrad = call("limeRouteGrad");
 
-  /** Number of sides, then M, S, G and Dh. */
-  const problem = (router: KernelTensor, [first, ...rest]: Tensors, own: number) => {
-    const [B, T, G, Dh] = first.shape;
-    const S = router.shape[1] / G;
-    return [(1 + rest.length) / (S + own), B * T, S, G, Dh];
-  };
+  /** M, S, G and Dh. */
+  const problem = (router: KernelTensor, [B, T, G, Dh]: Shape) => [B * T, router.shape[1] / G, G, Dh];
 
   return {
     /** router, S keys, S values -> keys, values */
     limeRoute: ([router, ...sources]: Tensors, outputs: Tensors): void =>
       withTable(addon, [...outputs, ...sources], (table) =>
-        route(addressOf(router), table, ...problem(router, sources, 0)),
+        route(addressOf(router), table, ...problem(router, sources[0].shape)),
       ),
-    /** router, a gradient for each side, S sources for each side -> gradients of what is wanted */
-    limeRouteGrad: ([router, ...tensors]: Tensors, outputs: Tensors, { needs }: LimeGradAttrs): void => {
-      const left = [...outputs];
-      const [dRouter, ...dSources] = needs.map((want) => (want ? left.shift() : undefined));
-      withTable(addon, [...tensors, ...dSources], (table) =>
-        routeGrad(addressOf(router), addressOf(dRouter), table, ...problem(router, tensors, 1)),
+    /** router, a gradient for each side, S sources for each side, sums -> the gradients that are no sums */
+    limeRouteGrad: ([router, ...tensors]: Tensors, outputs: Tensors, { wants }: LimeGradAttrs): void => {
+      const sides = (wants.length - 1) / (router.shape[1] / router.shape[0]);
+      const read = tensors.slice(0, sides + wants.length - 1);
+      const added = targets(wants, tensors.slice(read.length), []);
+      const fresh = targets(wants, [], outputs);
+      withTable(addon, [...read, ...fresh, ...added], (table) =>
+        routeGrad(addressOf(router), table, sides, ...problem(router, tensors[0].shape)),
       );
     },
   };

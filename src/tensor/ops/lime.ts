@@ -1,17 +1,19 @@
 /**
- * The routing of LIMe (arXiv 2502.09245, section 3): the keys and values of a head as weighted sums over the heads of all
- * sources, with one weight per pair of heads. B batch · T position · S sources · G heads of keys · Dh head width.
- * Row h, column s G + h' of the router [G, S G] is the weight of head h' of source s in head h.
+ * The routing of LIMe (arXiv 2502.09245, section 3): the keys and values of a head as weighted sums over the
+ * heads of all sources, with one weight per pair of heads. Row h, column s G + h' of the router [G, S G] is
+ * the weight of head h' of source s in head h.
+ * B batch · T position · S sources · G heads of keys · Dh head width.
  */
 import { usageError } from "../../util/errors.ts";
 import { dispatch } from "../dispatch.ts";
 import { fused } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import { type Dense, describe, type Shape, type TensorType } from "../types.ts";
+import { describe, type Shape, type TensorType } from "../types.ts";
 import { expand, permute, reshape, slice, transpose } from "../views.ts";
 import { f32, requireShape, sameShape } from "./check.ts";
 import { add } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
+import { accumulateOp } from "./optim.ts";
 import { concat } from "./shape.ts";
 
 /** The common shape of `tensors`, and the number of sources that the router then has. */
@@ -27,21 +29,21 @@ function sizes(
   if (router.shape.length === 2 && router.shape[0] === G && Number.isInteger(S) && S >= 1)
     return { shape: sameShape(name, tensors), S };
   throw usageError(
-    `${name}: router is ${describe(router)}, but sources ${describe(first)} need [${G}, ${G} for each source]`,
+    `${name}: router is ${describe(router)}, but sources ${describe(first)} need ` +
+      `[${G}, ${G} for each source]`,
   );
 }
 
-/** Runs `f` on every pair of heads: at `into` of an output row and at `from` of a row of source s, with the weight's place. */
+/** Runs `f` on each token's pairs of heads: the places of that of the result, that of source s, the weight. */
 function eachPair(
-  shape: Shape,
+  [B, T, G, Dh]: Shape,
   S: number,
-  f: (s: number, into: number, from: number, weight: number) => void,
+  s: number,
+  f: (into: number, from: number, weight: number) => void,
 ): void {
-  const [B, T, G, Dh] = shape;
   for (let m = 0; m < B * T; m++)
     for (let h = 0; h < G; h++)
-      for (let s = 0; s < S; s++)
-        for (let g = 0; g < G; g++) f(s, (m * G + h) * Dh, (m * G + g) * Dh, (h * S + s) * G + g);
+      for (let g = 0; g < G; g++) f((m * G + h) * Dh, (m * G + g) * Dh, (h * S + s) * G + g);
 }
 
 /** The block [G, G] of source s for every token: [B T, G, G]. No number is copied per token. */
@@ -51,7 +53,10 @@ function blockOf(router: Tensor, s: number, tokens: number, transposed = false):
   return expand(transposed ? transpose(block) : block, [tokens, G, G]);
 }
 
-const perToken = (x: Tensor): Tensor => reshape(x, [x.shape[0] * x.shape[1], x.shape[2], x.shape[3]]); // [B T, G, Dh]
+function perToken(x: Tensor): Tensor {
+  const [B, T, G, Dh] = x.shape;
+  return reshape(x, [B * T, G, Dh]);
+}
 
 /** x [B, T, G, Dh] with a row for each head: [G, B T Dh]. */
 function perHead(x: Tensor): Tensor {
@@ -66,7 +71,9 @@ const forward = (S: number, ...shape: [number, number, number, number]) => [
   ...times(2 * S, source(...shape)),
 ];
 
-/** router, S keys, S values, each [B, T, G, Dh] -> keys, values: out[h] = Σ_s Σ_h' router[h, s G + h'] source_s[h']. */
+/**
+ * router, S keys, S values [B, T, G, Dh] -> keys, values: out[h] = Σ_s Σ_h' router[h, s G + h'] source_s[h'].
+ */
 export const limeRouteOp = fused<Record<string, never>>({
   name: "limeRoute",
   variadic: true,
@@ -80,31 +87,29 @@ export const limeRouteOp = fused<Record<string, never>>({
   },
   ref: ([router, ...sources], outputs) => {
     const S = sources.length / 2;
-    outputs.forEach((out, side) => {
-      out.data.fill(0);
-      const Dh = out.shape[3];
-      eachPair(out.shape, S, (s, into, from, weight) => {
-        const x = sources[side * S + s].data;
-        for (let d = 0; d < Dh; d++) out.data[into + d] += router.data[weight] * x[from + d];
+    for (const out of outputs) out.data.fill(0);
+    sources.forEach((x, i) => {
+      const out = outputs[Math.floor(i / S)];
+      eachPair(x.shape, S, i % S, (into, from, weight) => {
+        for (let d = 0; d < x.shape[3]; d++) out.data[into + d] += router.data[weight] * x.data[from + d];
       });
     });
   },
-  vjp: ({ inputs: [router, ...sources], grads, needs }) => {
+  vjp: ({ inputs: [router, ...sources], grads, needs, sums }) => {
     const S = sources.length / 2;
     const sides = [0, 1].filter((side) => grads[side]);
     const read = sides.flatMap((side) => Array.from({ length: S }, (_, s) => side * S + s));
     const inputs = [0, ...read.map((i) => 1 + i)];
-    const wanted = inputs.map((i) => needs[i]);
-    if (sides.length === 0 || !wanted.includes(true)) return [];
+    const wants = inputs.map((i): Want => (!needs[i] ? "none" : sums[i] ? "sum" : "new"));
+    if (sides.length === 0 || wants.every((want) => want === "none")) return [];
     const upstream = sides.flatMap((side) => grads[side] ?? []);
-    const tensors = [router, ...upstream, ...read.map((i) => sources[i])];
-    const found = dispatch(limeRouteGradOp, tensors, { needs: wanted });
+    const added = inputs.flatMap((i) => (needs[i] && sums[i]) || []);
+    const tensors = [router, ...upstream, ...read.map((i) => sources[i]), ...added];
+    const found = targets(wants, added, dispatch(limeRouteGradOp, tensors, { wants }));
     const result: (Tensor | undefined)[] = [];
-    inputs
-      .filter((i) => needs[i])
-      .forEach((i, n) => {
-        result[i] = found[n];
-      });
+    inputs.forEach((i, n) => {
+      result[i] = found[n];
+    });
     return result;
   },
   decompose: ([router, ...sources]) => {
@@ -125,101 +130,138 @@ export const limeRouteOp = fused<Record<string, never>>({
   ],
 });
 
+/** What becomes of a gradient: nobody wants it, it is a new tensor, or it is added to an input in place. */
+export type Want = "none" | "new" | "sum";
+
 export interface LimeGradAttrs {
-  /** Which gradients are wanted: of the router, then of each source in order. */
-  readonly needs: readonly boolean[];
+  /** Of the router, then of each source in order. */
+  readonly wants: readonly Want[];
 }
 
-const backward = (sides: number, S: number, ...shape: [number, number, number, number]) => [
-  { shape: [shape[2], S * shape[2]] },
-  ...times(sides * (1 + S), source(...shape)),
-];
+/** Where each gradient goes: to the next one of `sums`, to the next one of `outputs`, or nowhere. */
+export function targets<T>(
+  wants: readonly Want[],
+  sums: readonly T[],
+  outputs: readonly T[],
+): (T | undefined)[] {
+  const lists = { none: [], new: [...outputs], sum: [...sums] };
+  return wants.map((want) => lists[want].shift());
+}
+
+const sumsOf = ({ wants }: LimeGradAttrs): number => wants.filter((want) => want === "sum").length;
+
+/** The tensors behind the router by what they are, and the number of sides. */
+function parts<T>(tensors: readonly T[], S: number, attrs: LimeGradAttrs) {
+  const read = tensors.length - sumsOf(attrs);
+  const sides = read / (1 + S);
+  return {
+    sides,
+    grads: tensors.slice(0, sides),
+    sources: tensors.slice(sides, read),
+    sums: tensors.slice(read),
+  };
+}
+
+const backward = (sides: number, wants: readonly Want[], ...shape: [number, number, number, number]) => {
+  const S = (wants.length - 1) / sides;
+  const router = { shape: [shape[2], S * shape[2]] };
+  const sums = wants.flatMap((want, i) => (want === "sum" ? [i === 0 ? router : source(...shape)] : []));
+  return { inputs: [router, ...times(sides * (1 + S), source(...shape)), ...sums], attrs: { wants } };
+};
 
 /**
- * router, then the gradients g of the keys, of the values or of both, then the S sources behind each -> what `needs` names of
- * dRouter[h, s G + h'] = Σ g[h] · source_s[h'] over tokens and sides, and dSource_s[h'] = Σ_h router[h, s G + h'] g[h].
+ * router, then the gradients g of the keys, of the values or of both, then the S sources behind each, then
+ * what is added to -> those of dRouter[h, s G + h'] = Σ g[h] · source_s[h'] over tokens and sides, and of
+ * dSource_s[h'] = Σ_h router[h, s G + h'] g[h] that are new tensors.
  */
 export const limeRouteGradOp = fused<LimeGradAttrs>({
   name: "limeRouteGrad",
   variadic: true,
-  infer: ([router, ...tensors], { needs }) => {
+  mutates: (inputs, attrs) => {
+    const sums = sumsOf(attrs);
+    return Array.from({ length: sums }, (_, i) => inputs - sums + i);
+  },
+  infer: ([router, ...tensors], attrs) => {
+    const { wants } = attrs;
     if (tensors.length === 0) throw usageError("limeRouteGrad: no gradient and no source");
-    const { shape, S } = sizes("limeRouteGrad", router, tensors);
-    const sides = tensors.length / (1 + S);
-    if (!(sides === 1 || sides === 2) || needs.length !== 1 + sides * S) {
+    // The sum of the router comes first among the sums, and has its shape.
+    const own = wants[0] === "sum" ? tensors.length - sumsOf(attrs) : -1;
+    if (own >= 0) sameShape("limeRouteGrad", [router, tensors[own]]);
+    const { shape, S } = sizes(
+      "limeRouteGrad",
+      router,
+      tensors.filter((_, i) => i !== own),
+    );
+    const { sides } = parts(tensors, S, attrs);
+    if (!(sides === 1 || sides === 2) || wants.length !== 1 + sides * S) {
       throw usageError(
-        `limeRouteGrad: ${tensors.length} tensors and ${needs.length} needs; a router ${describe(router)} takes a ` +
-          `gradient and ${S} sources once or twice, and a need for itself and each source`,
+        `limeRouteGrad: ${tensors.length} tensors and ${wants.length} wants; a router ${describe(router)} ` +
+          `takes a gradient and ${S} sources once or twice, and a want for itself and each source`,
       );
     }
-    return needs.flatMap((want, i) => (want ? [f32(i === 0 ? router.shape : shape)] : []));
+    return wants.flatMap((want, i) => (want === "new" ? [f32(i === 0 ? router.shape : shape)] : []));
   },
-  ref: ([router, ...tensors], outputs, { needs }) => {
-    const { shape, S } = sizes("limeRouteGrad", asType(router), tensors.map(asType));
-    const sides = tensors.length / (1 + S);
-    const Dh = shape[3];
+  ref: ([router, ...tensors], outputs, attrs) => {
+    const S = router.shape[1] / router.shape[0];
+    const { grads, sources, sums } = parts(tensors, S, attrs);
     for (const out of outputs) out.data.fill(0);
-    const left = [...outputs];
-    const [dRouter, ...dSources] = needs.map((want) => (want ? left.shift() : undefined));
-    for (let side = 0; side < sides; side++) {
-      const g = tensors[side].data;
-      eachPair(shape, S, (s, into, from, weight) => {
-        const x = tensors[sides + side * S + s].data;
-        const dx = dSources[side * S + s];
-        for (let d = 0; d < Dh; d++) {
-          if (dRouter) dRouter.data[weight] += g[into + d] * x[from + d];
-          if (dx) dx.data[from + d] += router.data[weight] * g[into + d];
+    const [dRouter, ...dSources] = targets(attrs.wants, sums, outputs);
+    sources.forEach((x, i) => {
+      const g = grads[Math.floor(i / S)];
+      const dx = dSources[i];
+      eachPair(x.shape, S, i % S, (into, from, weight) => {
+        for (let d = 0; d < x.shape[3]; d++) {
+          if (dRouter) dRouter.data[weight] += g.data[into + d] * x.data[from + d];
+          if (dx) dx.data[from + d] += router.data[weight] * g.data[into + d];
         }
       });
-    }
-  },
-  decompose: ([router, ...tensors], { needs }) => {
-    const { shape, S } = sizes("limeRouteGrad", router, tensors);
-    const tokens = shape[0] * shape[1];
-    const sides = tensors.length / (1 + S);
-    const grads = tensors.slice(0, sides);
-    const sources = tensors.slice(sides);
-    const dBlock = (s: number) =>
-      grads.map((g, side) => matmul(perHead(g), transpose(perHead(sources[side * S + s])))).reduce(add);
-    const dSources = sources.map((_, i) => {
-      if (!needs[1 + i]) return [];
-      const g = perToken(grads[Math.floor(i / S)]);
-      return [reshape(matmul(blockOf(router, i % S, tokens, true), g), shape)];
     });
-    const dRouter = needs[0]
-      ? [
-          concat(
-            Array.from({ length: S }, (_, s) => dBlock(s)),
-            1,
-          ),
-        ]
-      : [];
-    return [...dRouter, ...dSources.flat()];
+  },
+  decompose: ([router, ...tensors], attrs) => {
+    const S = router.shape[1] / router.shape[0];
+    const { grads, sources, sums } = parts(tensors, S, attrs);
+    const { shape } = grads[0];
+    const dBlock = (s: number) => {
+      const products = grads.map((g, side) => matmul(perHead(g), transpose(perHead(sources[side * S + s]))));
+      return products.reduce(add); // [G, G]
+    };
+    const dSource = (i: number) => {
+      const g = perToken(grads[Math.floor(i / S)]);
+      return reshape(matmul(blockOf(router, i % S, g.shape[0], true), g), shape);
+    };
+    const dRouter = () =>
+      concat(
+        Array.from({ length: S }, (_, s) => dBlock(s)),
+        1,
+      );
+    const into = targets<Tensor | undefined>(attrs.wants, sums, []);
+    return attrs.wants.flatMap((want, i) => {
+      if (want === "none") return [];
+      const found = i === 0 ? dRouter() : dSource(i - 1);
+      const sum = into[i];
+      if (!sum) return [found];
+      dispatch(accumulateOp, [sum, found], {});
+      return [];
+    });
   },
   cases: [
-    { inputs: backward(2, 1, 2, 3, 2, 4), attrs: { needs: [true, true, true] } },
-    { inputs: backward(2, 3, 1, 4, 4, 8), attrs: { needs: times(7, true) } },
+    backward(2, ["new", "new", "new"], 2, 3, 2, 4),
+    backward(2, ["new", "new", "sum", "new", "sum", "sum", "new"], 1, 4, 4, 8),
     {
-      inputs: backward(2, 2, 2, 2, 5, 7),
-      attrs: { needs: [true, false, true, true, false] },
+      ...backward(2, ["new", "none", "new", "sum", "none"], 2, 2, 5, 7),
       note: "odd heads and widths, not all sources",
     },
-    { inputs: backward(1, 2, 1, 3, 1, 33), attrs: { needs: [true, true, true] }, note: "one head, one side" },
-    {
-      inputs: backward(1, 4, 1, 1, 3, 20),
-      attrs: { needs: [false, true, false, true, true] },
-      note: "one token",
-    },
-    { inputs: backward(2, 1, 2, 3, 2, 4), attrs: { needs: [true, false, false] }, note: "router only" },
-    { inputs: backward(2, 2, 0, 3, 2, 4), attrs: { needs: times(5, true) }, note: "empty" },
+    { ...backward(1, ["sum", "new", "new"], 1, 3, 1, 33), note: "one head, one side" },
+    { ...backward(1, ["none", "new", "none", "sum", "new"], 1, 1, 3, 20), note: "one token" },
+    { ...backward(2, ["new", "none", "none"], 2, 3, 2, 4), note: "router only" },
+    { ...backward(2, ["new", "new", "sum", "new", "new"], 0, 3, 2, 4), note: "empty" },
   ],
 });
 
-const asType = (x: Dense): TensorType => ({ dtype: "f32", shape: x.shape });
-
 /**
- * Keys and values [B, T, G, Dh] routed from those of S sources by one router [G, S G]: column s G + h' of row h is the weight
- * of head h' of source s in head h. The sources are read where they lie, and nothing but the inputs is saved for the gradient.
+ * Keys and values [B, T, G, Dh] routed from those of S sources by one router [G, S G]: column s G + h' of row
+ * h is the weight of head h' of source s in head h. The sources are read where they lie, and nothing but the
+ * inputs is saved for the gradient.
  */
 export function limeRoute(
   router: Tensor,
@@ -228,7 +270,8 @@ export function limeRoute(
 ): { keys: Tensor; values: Tensor } {
   if (keys.length !== values.length || keys.length === 0)
     throw usageError(
-      `limeRoute: ${keys.length} keys and ${values.length} values; expected one of each per source, at least one`,
+      `limeRoute: ${keys.length} keys and ${values.length} values; ` +
+        "expected one of each per source, at least one",
     );
   const [k, v] = dispatch(limeRouteOp, [router, ...keys, ...values], {});
   return { keys: k, values: v };
