@@ -2,8 +2,8 @@
  * A file of named arrays of any kind that is read here: safetensors, .npz, or a state dict of torch. Which one it is, is
  * decided by what the file holds, not by its name.
  */
-import { inputError, usageError } from "../util/index.ts";
-import type { NamedArray } from "./named-array.ts";
+import { brief, inputError, usageError } from "../util/index.ts";
+import { checkArrayName, type NamedArray } from "./named-array.ts";
 import { parseNpy } from "./npz.ts";
 import { PickledTensor, type PickleValue } from "./pickle.ts";
 import { openSafetensors } from "./safetensors.ts";
@@ -29,10 +29,10 @@ const isZip = (first: Uint8Array): boolean =>
 /** What the first bytes look like; undefined for what holds no arrays. */
 export function sniffArrays(path: string): "zip" | "safetensors" | "legacy" | undefined {
   const first = firstBytes(path, 16);
+  // Before the others: the length of a header (eight bytes) may begin like a pickle or a zip, and neither of them has these.
+  if (first.length > 8 && first[8] === 0x7b && first[7] === 0 && first[6] === 0) return "safetensors";
   if (isZip(first)) return "zip";
-  if (first[0] === 0x80 && first.length > 2 && first[1] <= 5) return "legacy";
-  const isJson = first.length > 8 && first[8] === 0x7b && first[7] === 0 && first[6] === 0;
-  return isJson ? "safetensors" : undefined;
+  return first[0] === 0x80 && first.length > 2 && first[1] <= 5 ? "legacy" : undefined;
 }
 
 /** Opens by content; a file that is none of them is refused with what it looks like. */
@@ -86,18 +86,16 @@ function openZip(path: string): ArrayFile {
 
 function openTorch(path: string): ArrayFile {
   const file = new TorchFile(path);
-  if (!(file.root instanceof Map)) {
-    file.close();
-    throw inputError(
-      `${path}: does not hold a dict; save the state dict: torch.save(model.state_dict(), path)`,
-    );
-  }
   const tensors = new Map<string, PickledTensor>();
   const values = new Map<string, PickleValue>();
-  for (const [key, value] of file.root) {
-    if (typeof key !== "string") continue;
-    if (value instanceof PickledTensor) tensors.set(key, value);
-    else values.set(key, value);
+  try {
+    for (const [key, value] of stateDict(path, file.root)) {
+      if (value instanceof PickledTensor) tensors.set(key, value);
+      else values.set(key, value);
+    }
+  } catch (error) {
+    file.close();
+    throw error;
   }
   return {
     container: "torch",
@@ -112,4 +110,14 @@ function openTorch(path: string): ArrayFile {
     values,
     close: () => file.close(),
   };
+}
+
+function* stateDict(path: string, root: PickleValue): Generator<[string, PickleValue]> {
+  const again = "save the state dict: torch.save(model.state_dict(), path)";
+  if (!(root instanceof Map)) throw inputError(`${path}: does not hold a dict; ${again}`);
+  for (const [key, value] of root) {
+    if (typeof key !== "string") throw inputError(`${path}: has the key ${brief(key)}, no name; ${again}`);
+    checkArrayName(path, key);
+    yield [key, value];
+  }
 }

@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { didYouMean, inputError, ioError, readJson, writeJson } from "../util/index.ts";
+import { brief, didYouMean, inputError, ioError, readJson, writeJson } from "../util/index.ts";
 import type { NamedArray } from "./named-array.ts";
 import {
   byteSize,
@@ -50,9 +50,7 @@ export class Checkpoint implements TensorSource {
     const shards = new Set<string>();
     for (const [name, shard] of Object.entries(map)) {
       if (typeof shard !== "string" || path.basename(shard) !== shard || !shard.endsWith(".safetensors")) {
-        throw inputError(
-          `${file}: "${name}" is said to be in ${JSON.stringify(shard)}, which is not a shard name`,
-        );
+        throw inputError(`${file}: "${name}" is said to be in ${brief(shard)}, which is not a shard name`);
       }
       if (!shards.has(shard) && !fs.existsSync(path.join(this.folder, shard))) {
         throw inputError(`${file}: the shard ${shard} is missing; download it again`);

@@ -3,14 +3,13 @@
  * Names and orientation differ between its classes; which class it is stands in `trainer.dict_class`, else in the tensors.
  */
 import * as path from "node:path";
-import { didYouMean, inputError, writeJson } from "../util/index.ts";
+import { brief, didYouMean, inputError, usageError, writeJson } from "../util/index.ts";
 import { hookOfSubmodule, submoduleOfHook } from "./hook-names.ts";
 import { type FloatDType, fromFloat32, fromInt32, type NamedArray, transpose2d } from "./named-array.ts";
 import {
   biasOf,
   checkSize,
   Fields,
-  foldFactor,
   type JsonObject,
   type Losses,
   objectOf,
@@ -21,10 +20,11 @@ import {
   type SaeSource,
   textOf,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 import { writeTorch } from "./torch-file.ts";
 
-/** Tensors of each class, in the order of its state dict. */
+/** Tensors of each class. */
 const CLASSES = {
   AutoEncoder: ["bias", "encoder.weight", "encoder.bias", "decoder.weight"],
   AutoEncoderNew: ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"],
@@ -38,8 +38,8 @@ const CLASSES = {
 export type DictClass = keyof typeof CLASSES;
 export const DICT_CLASSES = Object.keys(CLASSES) as DictClass[];
 
-/** Tensors that a file may lack: older ones have no threshold. */
-const OPTIONAL = new Set(["threshold"]);
+/** Tensors that a file may lack: older ones have no threshold, and k in the config only. */
+const OPTIONAL = new Set(["k", "threshold"]);
 
 /** Classes whose tensors these are; none if the file is of another format. */
 export function dictClassesOf(names: readonly string[]): DictClass[] {
@@ -63,7 +63,7 @@ function chooseClass({ path: place, weights, config }: SaeSource, options: ReadS
   }
   if (!(DICT_CLASSES as string[]).includes(named)) {
     throw inputError(
-      `${place}: dict_class ${JSON.stringify(named)} is not supported${didYouMean(named, DICT_CLASSES)}`,
+      `${place}: dict_class ${brief(named)} is not supported${didYouMean(named, DICT_CLASSES)}`,
     );
   }
   if (!fitting.includes(named as DictClass)) {
@@ -80,6 +80,11 @@ export function readDictionaryLearning(source: SaeSource, options: ReadSaeOption
   const fields = new Fields(weights);
   const trainer = objectOf(config?.json, "trainer");
   const buffer = objectOf(config?.json, "buffer");
+  const batch: boolean = dictClass === "BatchTopKSAE" || dictClass === "MatryoshkaBatchTopKSAE";
+  if (options.threshold !== undefined && !batch)
+    throw usageError(
+      `${source.path}: is of the class ${dictClass}, which has no threshold for all features; leave threshold away`,
+    );
   const read = READERS[dictClass](fields, source, options);
   fields.done(`a ${dictClass}`);
   const { features, dIn } = read;
@@ -114,7 +119,7 @@ export function readDictionaryLearning(source: SaeSource, options: ReadSaeOption
     },
     warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor);
+  return withFactor(sae, options);
 }
 
 type Read = Omit<PlainSae, "dOut" | "transcoder" | "skip" | "metadata" | "warnings">;
@@ -132,11 +137,18 @@ function plainPair(fields: Fields) {
   return { wEnc, features, dIn, wDec: fields.matrix("W_dec", features, dIn).data };
 }
 
-function kOf(fields: Fields, features: number): number {
-  const k = fields.scalar("k");
-  if (!Number.isSafeInteger(k) || k < 1 || k > features)
-    throw inputError(`${fields.file.path}: k=${k} must be a whole number from 1 to the ${features} features`);
-  return k;
+function kOf(fields: Fields, features: number, { config }: SaeSource): number {
+  const trainer = objectOf(config?.json, "trainer");
+  const k = fields.has("k") ? fields.scalar("k") : trainer?.k;
+  if (k === undefined)
+    throw inputError(`${fields.file.path}: k is neither among its tensors nor in trainer.k of a config.json`);
+  if (!Number.isSafeInteger(k) || (k as number) < 1 || (k as number) > features) {
+    throw inputError(
+      `${fields.file.path}: k=${brief(k)} must be a whole number from 1 to the ${features} features`,
+    );
+  }
+  if (config && trainer) checkSize(config.file, trainer, "k", k as number);
+  return k as number;
 }
 
 /** Inference of BatchTopK: one threshold for all features. */
@@ -189,9 +201,9 @@ const READERS: Readonly<Record<DictClass, Reader>> = {
       origin: {},
     };
   },
-  AutoEncoderTopK(fields) {
+  AutoEncoderTopK(fields, source) {
     const pair = linearPair(fields);
-    const k = kOf(fields, pair.features);
+    const k = kOf(fields, pair.features, source);
     return {
       ...pair,
       bEnc: fields.vector("encoder.bias", pair.features),
@@ -201,7 +213,7 @@ const READERS: Readonly<Record<DictClass, Reader>> = {
       origin: fields.has("threshold") ? { threshold: fields.scalar("threshold") } : {},
     };
   },
-  BatchTopKSAE(fields, _, options) {
+  BatchTopKSAE(fields, source, options) {
     const pair = linearPair(fields);
     return {
       ...pair,
@@ -210,10 +222,10 @@ const READERS: Readonly<Record<DictClass, Reader>> = {
       threshold: batchThreshold(fields, pair.features, options),
       activation: { kind: "jumprelu" },
       applyBDecToInput: true,
-      origin: { k: kOf(fields, pair.features) },
+      origin: { k: kOf(fields, pair.features, source) },
     };
   },
-  MatryoshkaBatchTopKSAE(fields, _, options) {
+  MatryoshkaBatchTopKSAE(fields, source, options) {
     const pair = plainPair(fields);
     const groups = fields.integers("group_sizes");
     return {
@@ -223,7 +235,7 @@ const READERS: Readonly<Record<DictClass, Reader>> = {
       threshold: batchThreshold(fields, pair.features, options),
       activation: { kind: "jumprelu" },
       applyBDecToInput: true,
-      origin: { k: kOf(fields, pair.features), group_sizes: groups },
+      origin: { k: kOf(fields, pair.features, source), group_sizes: groups },
     };
   },
   JumpReluAutoEncoder(fields) {
@@ -330,21 +342,27 @@ const TRAINERS: Readonly<Record<DictClass, string>> = {
 function configOf(dictClass: DictClass, sae: PlainSae, own: JsonObject, losses: Losses): JsonObject {
   const { metadata, activation } = sae;
   const same = own.dict_class === dictClass;
-  const before = same ? objectOf(own, "trainer") : undefined;
+  if (!same && own.trainer)
+    losses.note(`the settings of its training, which were those of a ${own.dict_class}`);
+  const { layer, submodule_name, ...before } = (same && objectOf(own, "trainer")) || {
+    trainer_class: TRAINERS[dictClass],
+    device: "cpu",
+    layer: undefined,
+    submodule_name: undefined,
+  };
   const hook = textOf(metadata, "hook_name");
-  const submodule = hook === undefined ? undefined : submoduleOfHook(hook);
-  if (hook !== undefined && !submodule && hookOfSubmodule(textOf(before, "submodule_name")) !== hook)
-    losses.note(`the hook point ${hook}, which it has no name for`);
+  const place = hook === undefined ? { layer, submodule: submodule_name } : submoduleOfHook(hook);
+  losses.metadata(metadata, [...(place ? ["hook_name"] : []), "model_name", "context_size"]);
   const k = activation.kind === "topk" ? activation.k : sae.origin.k;
   const contextSize = metadata.context_size;
   return {
     trainer: {
-      ...(before ?? { trainer_class: TRAINERS[dictClass], device: "cpu" }),
+      ...before,
       dict_class: dictClass,
       activation_dim: sae.dIn,
       dict_size: sae.features,
       ...(CLASSES[dictClass].includes("k" as never) && { k }),
-      ...(submodule && { layer: submodule.layer, submodule_name: submodule.submodule }),
+      ...(place && { layer: place.layer, submodule_name: place.submodule }),
       ...(textOf(metadata, "model_name") && { lm_name: metadata.model_name }),
     },
     buffer: {

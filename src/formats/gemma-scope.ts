@@ -1,26 +1,29 @@
 /**
- * Gemma Scope: JumpReLU SAEs without a config. The first one is `params.npz` (W_enc [D, F], W_dec [F, D], thresholds; rows of
- * unit length; nothing subtracted from the input), the second `params.safetensors` with small letters, and transcoders with a
- * skip connection. Model and hook point come from the path, or from the user.
+ * Gemma Scope: JumpReLU SAEs. The first one is `params.npz` (W_enc [D, F], W_dec [F, D], thresholds; rows of unit length;
+ * nothing subtracted from the input), the second `params.safetensors` with small letters, and transcoders with a skip
+ * connection. Model and hook point come from the config, which only the second one has, and not always, else from the path.
  */
 import * as path from "node:path";
-import { inputError } from "../util/index.ts";
-import { gemmaScope2Place, gemmaScopePlace } from "./hook-names.ts";
+import { brief, inputError } from "../util/index.ts";
+import { type Gemma2Place, gemmaScope2Place, gemmaScopePlace, hookOfGemma3 } from "./hook-names.ts";
 import { type FloatDType, fromFloat32, transpose2d } from "./named-array.ts";
 import { writeNpz } from "./npz.ts";
 import {
   biasOf,
+  checkSize,
   checkUnitRows,
   Fields,
-  foldFactor,
+  flagOf,
   type Losses,
   type PlainSae,
   placeOf,
   type ReadSaeOptions,
+  refuseScaling,
   type SaeSource,
   textOf,
   thresholdsFor,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 
 export function readGemmaScope({ path: given, weights }: SaeSource, options: ReadSaeOptions): PlainSae {
@@ -57,8 +60,8 @@ export function readGemmaScope({ path: given, weights }: SaeSource, options: Rea
     },
     warnings,
   };
-  if (options.normFactor !== undefined) return foldFactor(sae, options.normFactor, options.normFactorOut);
-  return place.embedding ? scaledEmbedding(sae, given) : sae;
+  if (place.embedding && options.normFactor === undefined) return scaledEmbedding(sae, given);
+  return withFactor(sae, options);
 }
 
 /** SAEs of embeddings were made before the model multiplies them by √D: W_enc/√D, W_dec·√D. */
@@ -76,16 +79,7 @@ function scaledEmbedding(sae: PlainSae, file: string): PlainSae {
   };
 }
 
-function refuseScaling(fields: Fields, features: number): void {
-  if (!fields.has("scaling_factor")) return;
-  if (fields.vector("scaling_factor", features).some((v) => Math.abs(v - 1) > 1e-5)) {
-    throw inputError(
-      `${fields.file.path}: scaling_factor is not all ones; fine-tuning scales are not supported`,
-    );
-  }
-}
-
-export function readGemmaScope2({ weights }: SaeSource, options: ReadSaeOptions): PlainSae {
+export function readGemmaScope2({ weights, config }: SaeSource, options: ReadSaeOptions): PlainSae {
   const fields = new Fields(weights);
   const { data: wEnc, rows: features, columns: dIn } = fields.turned("w_enc");
   const { data: wDec, columns: dOut } = fields.matrix("w_dec", features);
@@ -96,7 +90,8 @@ export function readGemmaScope2({ weights }: SaeSource, options: ReadSaeOptions)
   // stored for x @ A, [D, E]
   const wSkip = skip ? fields.turned("affine_skip_connection", dIn, dOut).data : undefined;
   fields.done("Gemma Scope 2's");
-  const place = gemmaScope2Place(path.resolve(weights.path));
+  const place = placeOfGemma2(path.resolve(weights.path), config);
+  if (config) checkGemma2(config, { features, skip });
   const transcoder = skip || dOut !== dIn || place.transcoder || options.hookOut !== undefined;
   const sae: PlainSae = {
     dIn,
@@ -113,10 +108,44 @@ export function readGemmaScope2({ weights }: SaeSource, options: ReadSaeOptions)
     threshold,
     ...(wSkip && { wSkip }),
     metadata: placeOf(options, place),
-    origin: { format: "gemma-scope-2" },
+    origin: { format: "gemma-scope-2", ...(config && { config: config.json }) },
     warnings: fields.warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor, options.normFactorOut);
+  return withFactor(sae, options);
+}
+
+/** What the config says, which some folders have, else the path. */
+function placeOfGemma2(file: string, config: SaeSource["config"]): Gemma2Place {
+  const said = gemmaScope2Place(file);
+  if (!config) return said;
+  const [reads, gives] = [textOf(config.json, "hf_hook_point_in"), textOf(config.json, "hf_hook_point_out")];
+  const model = textOf(config.json, "model_name")?.replace(/^google\//, "") ?? said.model;
+  const hook = reads === undefined ? said.hook : hookOfGemma3(reads);
+  const transcoder = config.json.type === "transcoder" || (gives !== undefined && gives !== reads);
+  const hookOut = gives === undefined ? said.hookOut : hookOfGemma3(gives);
+  return {
+    ...(model && { model }),
+    ...(hook && { hook }),
+    ...(transcoder && hookOut && { hookOut }),
+    transcoder,
+  };
+}
+
+function checkGemma2(
+  { file, json }: NonNullable<SaeSource["config"]>,
+  { features, skip }: { features: number; skip: boolean },
+): void {
+  checkSize(file, json, "width", features);
+  for (const [key, known] of [
+    ["architecture", ["jump_relu"]],
+    ["type", ["sae", "transcoder"]],
+  ] as const) {
+    const value = json[key] ?? known[0];
+    if (!(known as readonly unknown[]).includes(value))
+      throw inputError(`${file}: ${key} ${brief(value)} is not supported; supported: ${known.join(", ")}`);
+  }
+  if (flagOf(file, json, "affine_connection", skip) !== skip)
+    throw inputError(`${file}: affine_connection=${!skip}, but the tensors say otherwise`);
 }
 
 /** Writes `params.npz`, as the first Gemma Scope has it. */
@@ -132,10 +161,7 @@ export async function writeGemmaScope(
   if (dtype === "bf16") losses.refuse("numpy has no bf16; write f32 or f16");
   const sae = withCentring(given, false, losses);
   const { dIn, dOut, features } = sae;
-  for (const key of ["hook_name", "model_name"]) {
-    const value = textOf(sae.metadata, key);
-    if (value) losses.note(`${key} ${value}: the format has no config`);
-  }
+  losses.metadata(sae.metadata, []);
   const bDec = biasOf(sae, losses);
   losses.list();
   await writeNpz(path.join(folder, "params.npz"), {

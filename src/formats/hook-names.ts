@@ -47,7 +47,7 @@ export function gemmaScopePlace(path: string): GemmaPlace {
   const text = path.replaceAll("\\", "/");
   const release = /gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)(?=[/-]|$)/.exec(text);
   const layer = /(?:^|\/)layer_(\d+)(?:\/|$)/.exec(text)?.[1];
-  const embedding = /(?:^|\/)embedding(?:\/|$)/.test(text);
+  const embedding = release?.[3] === "res" && /\/embedding(?:\/|$)/.test(text);
   const model = release && `gemma-2-${release[1]}${release[2] === "it" ? "-it" : ""}`;
   const width = /(?:^|\/)width_(\w+?)(?:\/|$)/.exec(text)?.[1];
   const l0 = /average_l0_(\d+)/.exec(text)?.[1];
@@ -67,17 +67,50 @@ export function gemmaScopePlace(path: string): GemmaPlace {
   };
 }
 
-/** `…/gemma-scope-2-4b-pt/resid_post/layer_12_width_16k_l0_medium/params.safetensors` */
-export function gemmaScope2Place(path: string): { model?: string; hook?: string; transcoder: boolean } {
+export interface Gemma2Place {
+  readonly model?: string;
+  readonly hook?: string;
+  readonly hookOut?: string;
+  readonly transcoder: boolean;
+}
+
+/** What the folders of Gemma Scope 2 read, and what its transcoders give back, as its configs spell it. */
+const GEMMA_SITES = {
+  resid_post: { reads: "output" },
+  attn_out: { reads: "self_attn.o_proj.input" },
+  mlp_out: { reads: "post_feedforward_layernorm.output" },
+  transcoder: { reads: "pre_feedforward_layernorm.output", gives: "post_feedforward_layernorm.output" },
+} as const satisfies Record<string, { reads: GemmaModule; gives?: GemmaModule }>;
+
+/** Places in a block of Gemma 3. Attention SAEs read the heads side by side, not what attention adds to the stream. */
+const GEMMA_MODULES = {
+  output: "hook_resid_post",
+  "self_attn.o_proj.input": "attn.hook_z",
+  "post_feedforward_layernorm.output": "hook_mlp_out",
+  "pre_feedforward_layernorm.output": "ln2.hook_normalized",
+} as const;
+type GemmaModule = keyof typeof GEMMA_MODULES;
+
+/** `model.layers.12.output` of a Gemma Scope 2 config. */
+export function hookOfGemma3(name: string): string | undefined {
+  const [, layer, part = ""] = /^(?:.*\.)?layers\.(\d+)\.([\w.]+)$/.exec(name) ?? [];
+  return Object.hasOwn(GEMMA_MODULES, part)
+    ? `blocks.${layer}.${GEMMA_MODULES[part as GemmaModule]}`
+    : undefined;
+}
+
+/** What a path says: `…/gemma-scope-2-4b-pt/resid_post/layer_12_width_16k_l0_medium/params.safetensors` */
+export function gemmaScope2Place(path: string): Gemma2Place {
   const text = path.replaceAll("\\", "/");
   const model = /gemma-scope-2-(\d+[bm])-(pt|it)/.exec(text);
   const site = /(?:^|\/)(resid_post|attn_out|mlp_out|transcoder)(?:_all)?\//.exec(text)?.[1];
   const layer = /(?:^|\/)layer_(\d+)_/.exec(text)?.[1];
-  const hook =
-    site && site !== "transcoder" && layer !== undefined ? `blocks.${layer}.hook_${site}` : undefined;
+  const known: { reads: GemmaModule; gives?: GemmaModule } | undefined =
+    layer === undefined ? undefined : GEMMA_SITES[site as keyof typeof GEMMA_SITES];
   return {
     ...(model && { model: `gemma-3-${model[1]}-${model[2]}` }),
-    ...(hook && { hook }),
+    ...(known && { hook: `blocks.${layer}.${GEMMA_MODULES[known.reads]}` }),
+    ...(known?.gives && { hookOut: `blocks.${layer}.${GEMMA_MODULES[known.gives]}` }),
     transcoder: site === "transcoder",
   };
 }

@@ -8,8 +8,10 @@ export * from "./named-array.ts";
 export { parseNpy, writeNpz } from "./npz.ts";
 export * from "./pickle.ts";
 export {
+  foldNormalization,
   type JsonObject,
   Losses,
+  objectOf,
   optionHint,
   type PlainActivation,
   type PlainSae,

@@ -5,7 +5,7 @@
  * multiplies the threshold of Llama Scope 1 by it as well; here the threshold is one of the features' own values.)
  */
 import * as path from "node:path";
-import { inputError, writeJson } from "../util/index.ts";
+import { brief, inputError, writeJson } from "../util/index.ts";
 import { type FloatDType, fromFloat32, transpose2d } from "./named-array.ts";
 import {
   biasOf,
@@ -41,11 +41,12 @@ export const hasLogThreshold = (names: readonly string[]): boolean =>
 export function readLlamaScope(source: SaeSource, options: ReadSaeOptions): PlainSae {
   const { weights, config } = source;
   const { file, json } = config!;
+  checkKind(file, json);
   const fields = new Fields(weights);
   const { data: wEnc, rows: features, columns: dIn } = fields.matrix("encoder.weight");
   const { data: wDec, columns: dOut } = fields.turned("decoder.weight", undefined, features);
   const bEnc = fields.vector("encoder.bias", features);
-  const bDec = decoderBias(fields, "decoder.bias", dOut, flagOf(file, json, "use_decoder_bias", true));
+  const bDec = decoderBias(fields, "decoder.bias", dOut, usesDecoderBias(file, json));
   const format = hasLogThreshold(weights.names()) ? "llama-scope-r1" : "llama-scope";
   return finish(source, options, fields, {
     format,
@@ -57,23 +58,28 @@ export function readLlamaScope(source: SaeSource, options: ReadSaeOptions): Plai
 export function readLlamascopium(source: SaeSource, options: ReadSaeOptions): PlainSae {
   const { weights, config } = source;
   const { file, json } = config!;
-  const kind = textOf(json, "sae_type") ?? "sae";
-  if (kind !== "sae")
-    throw inputError(`${file}: sae_type ${JSON.stringify(kind)} is not supported; only sae is`);
-  for (const name of ["W_E_glu", "b_E_glu"]) {
-    if (weights.has(name) || json.use_glu_encoder === true)
-      throw inputError(`${file}: a GLU encoder (${name}) is not supported: it multiplies two encoders`);
-  }
+  checkKind(file, json);
   const fields = new Fields(weights);
   const { data: wEnc, rows: features, columns: dIn } = fields.turned("W_E");
   const { data: wDec, columns: dOut } = fields.matrix("W_D", features);
   const bEnc = fields.vector("b_E", features);
-  const bDec = decoderBias(fields, "b_D", dOut, flagOf(file, json, "use_decoder_bias", true));
+  const bDec = decoderBias(fields, "b_D", dOut, usesDecoderBias(file, json));
   return finish(source, options, fields, {
     format: "llamascopium",
     tensors: { wEnc, bEnc, wDec, bDec },
     sizes: { dIn, dOut, features },
   });
+}
+
+const usesDecoderBias = (file: string, json: JsonObject): boolean =>
+  flagOf(file, json, "use_decoder_bias", true);
+
+/** Refuses what computes otherwise than an autoencoder. */
+function checkKind(file: string, json: JsonObject): void {
+  const kind = json.sae_type ?? "sae";
+  if (kind !== "sae") throw inputError(`${file}: sae_type ${brief(kind)} is not supported; only sae is`);
+  if (flagOf(file, json, "use_glu_encoder", false))
+    throw inputError(`${file}: a GLU encoder is not supported: it multiplies two encoders`);
 }
 
 /** Where `use_decoder_bias` is false there is none, and zeros compute the same. */
@@ -103,6 +109,12 @@ function finish(
   const hookIn = textOf(json, "hook_point_in");
   const hookOut = textOf(json, "hook_point_out");
   const transcoder = dIn !== dOut || (hookOut !== undefined && hookOut !== hookIn);
+  const centred =
+    flagOf(file, json, "apply_decoder_bias_to_pre_encoder", false) && usesDecoderBias(file, json);
+  if (centred && transcoder)
+    throw inputError(
+      `${file}: apply_decoder_bias_to_pre_encoder=true, but a transcoder's bias belongs to its output`,
+    );
   const { activation, threshold } = activationOf(file, json, fields, features);
   const [factor, factorOut] = factorsOf(file, json, fields, { dIn, dOut, options, hookIn, hookOut });
   for (const name of weights.names()) if (name.startsWith(NORM)) fields.skip(name);
@@ -112,7 +124,7 @@ function finish(
     ...tensors,
     ...(threshold && { threshold }),
     activation,
-    applyBDecToInput: false,
+    applyBDecToInput: centred,
     transcoder,
     skip: false,
     metadata: placeOf(options, {
@@ -123,7 +135,8 @@ function finish(
     origin: { format, config: json },
     warnings: fields.warnings,
   };
-  if (flagOf(file, json, "sparsity_include_decoder_norm", false)) sae = withDecoderNorm(sae, file);
+  // where a config does not say, the library's own default
+  if (flagOf(file, json, "sparsity_include_decoder_norm", true)) sae = withDecoderNorm(sae, file);
   return foldFactor(sae, factor, factorOut);
 }
 
@@ -134,7 +147,8 @@ function activationOf(
   features: number,
 ): { activation: PlainActivation; threshold?: Float32Array } {
   const name = LOG_THRESHOLD.find((n) => fields.has(n));
-  const act = json.act_fn ?? "jumprelu";
+  const given = json.act_fn ?? "jumprelu";
+  const act = typeof given === "string" ? given.toLowerCase() : "";
   if (act === "jumprelu" && name !== undefined) {
     return { activation: { kind: "jumprelu" }, threshold: fields.vector(name, features).map(Math.exp) };
   }
@@ -142,7 +156,7 @@ function activationOf(
   if (act === "jumprelu") {
     const threshold = json.jump_relu_threshold;
     if (typeof threshold !== "number" || !Number.isFinite(threshold))
-      throw inputError(`${file}: jump_relu_threshold must be a number, not ${JSON.stringify(threshold)}`);
+      throw inputError(`${file}: jump_relu_threshold must be a number, not ${brief(threshold)}`);
     return { activation: { kind: "jumprelu" }, threshold: new Float32Array(features).fill(threshold) };
   }
   if (act === "relu") return { activation: { kind: "relu" } };
@@ -151,9 +165,9 @@ function activationOf(
     if (k > features) throw inputError(`${file}: top_k=${k} is more than the ${features} features`);
     return { activation: { kind: "topk", k } };
   }
-  const batch = String(act).includes("batch") || String(act).includes("layer");
+  const batch = act.includes("batch") || act.includes("layer");
   const why = batch ? ": it needs a batch or all layers; convert it to jumprelu with llamascopium first" : "";
-  throw inputError(`${file}: act_fn ${JSON.stringify(act)} is not supported${why}`);
+  throw inputError(`${file}: act_fn ${brief(given)} is not supported${why}`);
 }
 
 /** √D / average norm of input and output. */
@@ -176,7 +190,7 @@ function factorsOf(
   if (mode === "inference" || mode === "none") return [1, 1];
   if (mode !== "dataset-wise") {
     throw inputError(
-      `${file}: norm_activation ${JSON.stringify(mode)} scales every token or batch by its own norm, which an Sae cannot do`,
+      `${file}: norm_activation ${brief(mode)} scales every token or batch by its own norm, which an Sae cannot do`,
     );
   }
   const norms = objectOf(json, NORM);
@@ -188,7 +202,7 @@ function factorsOf(
       return norm("in", hookIn);
     if (typeof value !== "number" || !(value > 0) || !Number.isFinite(value)) {
       throw inputError(
-        `${file}: the input is scaled by √${dIn} / its average norm, but ${NORM} of ${hook ?? side} is ${JSON.stringify(value)}; give ${optionHint("normFactor")}`,
+        `${file}: the input is scaled by √${dIn} / its average norm, but ${NORM} of ${hook ?? side} is ${brief(value)}; give ${optionHint("normFactor")}`,
       );
     }
     return value;
@@ -243,6 +257,8 @@ export async function writeLlamaScope(
       "the format has one jump_relu_threshold for all features, and this SAE's differ; write gemma-scope or sae-lens",
     );
   }
+  if (!Number.isFinite(thresholds[0]))
+    losses.refuse(`the format has no word for a threshold of ${thresholds[0]}`);
   const sae = withCentring(given, false, losses);
   const { dIn, dOut, features, metadata } = sae;
   const bDec = biasOf(sae, losses);
@@ -252,6 +268,7 @@ export async function writeLlamaScope(
     losses.refuse(
       "a transcoder of this format is known by its output's hook point; give hookOut (--hook-out)",
     );
+  losses.metadata(metadata, ["hook_name", "model_name", ...(sae.transcoder ? ["hook_name_out"] : [])]);
   losses.list();
   const root = Math.sqrt(dIn); // the factor √D / norm is exactly 1
   await writeSafetensors(path.join(folder, "checkpoints", "final.safetensors"), {
@@ -261,11 +278,13 @@ export async function writeLlamaScope(
     "decoder.bias": fromFloat32(bDec, [dOut], dtype),
   });
   await writeJson(path.join(folder, "hyperparams.json"), {
+    ...(sae.origin.format === "llama-scope" && objectOf(sae.origin, "config")),
     d_model: dIn,
     d_sae: features,
     act_fn: "jumprelu",
     jump_relu_threshold: thresholds[0],
     use_decoder_bias: true,
+    apply_decoder_bias_to_pre_encoder: false,
     norm_activation: "dataset-wise",
     dataset_average_activation_norm: { in: root, out: root },
     sparsity_include_decoder_norm: false,

@@ -1,7 +1,15 @@
 /**
  * Arrays as files hold them: a dtype, a shape and little-endian bytes; conversions to and from the types that compute.
  */
-import { decodeBf16, decodeF16, encodeBf16, encodeF16, inputError, usageError } from "../util/index.ts";
+import {
+  brief,
+  decodeBf16,
+  decodeF16,
+  encodeBf16,
+  encodeF16,
+  inputError,
+  usageError,
+} from "../util/index.ts";
 
 /** Bytes per element of every dtype that files may hold. */
 export const FILE_ITEM_SIZE = {
@@ -31,6 +39,25 @@ export interface NamedArray {
 /** Number of elements. */
 export function elementCount(shape: readonly number[]): number {
   return shape.reduce((a, b) => a * b, 1);
+}
+
+/** Axes that an array may have. */
+export const MAX_RANK = 8;
+const MAX_NAME = 1024;
+
+/** Names are printed: none is endless or steers a terminal. `where` begins the message. */
+export function checkArrayName(where: string, name: string): void {
+  if (name.length > MAX_NAME || /\p{Cc}/u.test(name))
+    throw inputError(`${where}: ${brief(name)} is no name for an array; the file is damaged or hostile`);
+}
+
+/** Memory for bytes of a file, not cleared; throws an input error where it does not fit. `what` begins the message. */
+export function allocateBytes(what: string, length: number): Buffer {
+  try {
+    return Buffer.allocUnsafeSlow(length);
+  } catch (cause) {
+    throw inputError(`${what} is ${length} bytes, more than can be held in one piece`, cause);
+  }
 }
 
 /** `f32 [2, 3]`, for messages. */

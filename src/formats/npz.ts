@@ -3,7 +3,7 @@
  * object arrays, which hold pickles, and big-endian ones are refused by name.
  */
 import { inputError, usageError } from "../util/index.ts";
-import { elementCount, FILE_ITEM_SIZE, type FileDType, type NamedArray } from "./named-array.ts";
+import { elementCount, FILE_ITEM_SIZE, type FileDType, MAX_RANK, type NamedArray } from "./named-array.ts";
 import { writeZip } from "./zip.ts";
 
 const DESCR: Readonly<Record<string, FileDType>> = {
@@ -20,6 +20,9 @@ const DESCR: Readonly<Record<string, FileDType>> = {
   "|b1": "bool",
 };
 
+/** Much more than numpy writes, and little enough that matching it takes no time. */
+const MAX_HEADER = 4096;
+
 const MAGIC = Buffer.from("\x93NUMPY", "latin1");
 
 /** One .npy file. `where` begins the messages. */
@@ -33,7 +36,9 @@ export function parseNpy(where: string, given: Uint8Array): NamedArray {
   const length = version === 1 ? bytes.readUInt16LE(8) : bytes.readUInt32LE(8);
   if (begin + length > bytes.length)
     throw inputError(`${where}: its header ends beyond the file (truncated?)`);
-  const header = bytes.toString("latin1", begin, begin + Math.min(length, 65_536));
+  if (length > MAX_HEADER)
+    throw inputError(`${where}: a header of ${length} bytes; numpy writes about 100 for a plain array`);
+  const header = bytes.toString("latin1", begin, begin + length);
   const { descr, fortran, shape } = parseHeader(where, header);
   const dtype = Object.hasOwn(DESCR, descr) ? DESCR[descr] : undefined;
   if (!dtype) {
@@ -58,7 +63,7 @@ export function parseNpy(where: string, given: Uint8Array): NamedArray {
 /** `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), }`, and nothing else that Python would evaluate. */
 function parseHeader(where: string, text: string) {
   const found =
-    /^\s*\{\s*'descr':\s*'([^']{1,16})'\s*,\s*'fortran_order':\s*(True|False)\s*,\s*'shape':\s*\(([\d,\s]*)\)\s*,?\s*\}\s*$/.exec(
+    /^\s*\{\s*'descr':\s*'([^']{1,16})'\s*,\s*'fortran_order':\s*(True|False)\s*,\s*'shape':\s*\(([\d, ]*)\)\s*,?\s*\}\s*$/.exec(
       text,
     );
   if (!found) throw inputError(`${where}: its header is not one that numpy writes for a plain array`);
@@ -68,11 +73,11 @@ function parseHeader(where: string, text: string) {
     .filter((part) => part !== "")
     .map(Number);
   if (
-    shape.length > 8 ||
+    shape.length > MAX_RANK ||
     !shape.every(Number.isSafeInteger) ||
     !Number.isSafeInteger(8 * elementCount(shape))
   )
-    throw inputError(`${where}: shape (${found[3]}) is too large`);
+    throw inputError(`${where}: shape (${found[3].slice(0, 80)}) is too large`);
   return { descr: found[1], fortran: found[2] === "True", shape };
 }
 

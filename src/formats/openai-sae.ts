@@ -3,16 +3,16 @@
  * the input and added to the output) and the activation by name. Those with TopK take every token through a LayerNorm first,
  * which an Sae has no step for: they are refused, or read as SAEs of normalised inputs where the user allows it.
  */
-import { inputError } from "../util/index.ts";
+import { brief, inputError } from "../util/index.ts";
 import type { PickleValue } from "./pickle.ts";
 import {
   Fields,
-  foldFactor,
   type PlainActivation,
   type PlainSae,
   placeOf,
   type ReadSaeOptions,
   type SaeSource,
+  withFactor,
 } from "./plain-sae.ts";
 
 /** Statistics of the training; nothing is computed from them. */
@@ -55,7 +55,7 @@ export function readOpenAi({ path: place, weights }: SaeSource, options: ReadSae
     origin: { format: "openai", ...(normalised && { input: "layer_norm" }) },
     warnings,
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor);
+  return withFactor(sae, options);
 }
 
 function activationOf(
@@ -63,25 +63,23 @@ function activationOf(
   values: ReadonlyMap<string, PickleValue>,
   features: number,
 ): { activation: PlainActivation; normalised: boolean } {
-  const name = values.get("activation");
+  const name = values.get("activation") ?? "ReLU"; // their own reader's default: the first files do not name it
   if (name === "ReLU") return { activation: { kind: "relu" }, normalised: false };
   if (name !== "TopK") {
-    throw inputError(
-      `${place}: activation ${JSON.stringify(name ?? null)} is not supported; supported: ReLU, TopK`,
-    );
+    throw inputError(`${place}: activation ${brief(name)} is not supported; supported: ReLU, TopK`);
   }
   const state = values.get("activation_state_dict");
   const entries = state instanceof Map ? state : new Map<PickleValue, PickleValue>();
   const k = entries.get("k");
   if (!Number.isSafeInteger(k) || (k as number) < 1 || (k as number) > features) {
     throw inputError(
-      `${place}: k of activation_state_dict must be a whole number from 1 to ${features}, not ${String(k)}`,
+      `${place}: k of activation_state_dict must be a whole number from 1 to ${features}, not ${brief(k)}`,
     );
   }
   const after = entries.get("postact_fn");
   if (after !== undefined && after !== "ReLU") {
     throw inputError(
-      `${place}: postact_fn ${JSON.stringify(after)} is not supported: without ReLU, negative features would be kept`,
+      `${place}: postact_fn ${brief(after)} is not supported: without ReLU, negative features would be kept`,
     );
   }
   return { activation: { kind: "topk", k: k as number }, normalised: true };

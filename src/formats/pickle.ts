@@ -3,8 +3,8 @@
  * nothing: besides plain values it only knows how to make an ordered dict and to note where a tensor's numbers are. Every other
  * global and every other opcode is refused by name.
  */
-import { inputError } from "../util/index.ts";
-import { elementCount, FILE_ITEM_SIZE, type FileDType } from "./named-array.ts";
+import { brief, inputError } from "../util/index.ts";
+import { elementCount, FILE_ITEM_SIZE, type FileDType, MAX_RANK } from "./named-array.ts";
 
 /** Where the numbers of a tensor are: elements of a storage, by offset and strides. */
 export class PickledTensor {
@@ -266,8 +266,11 @@ class Unpickler {
     if (!(storage instanceof PickledStorage)) throw this.error("makes a tensor without a storage");
     const shape = this.#counts(size, "shape");
     const strides = this.#counts(stride, "strides");
-    if (!isCount(offset) || shape.length !== strides.length || shape.length > 8)
-      throw this.error(`makes a tensor of shape [${shape}], strides [${strides}] at ${String(offset)}`);
+    if (!isCount(offset) || shape.length !== strides.length || shape.length > MAX_RANK) {
+      throw this.error(
+        `makes a tensor of shape ${brief(shape)}, strides ${brief(strides)} at ${brief(offset)}`,
+      );
+    }
     const count = elementCount(shape);
     const last = shape.reduce((at, n, i) => at + Math.max(n - 1, 0) * strides[i], offset);
     if (count > storage.length || (count > 0 && last >= storage.length)) {
@@ -292,7 +295,7 @@ class Unpickler {
       type instanceof Global && Object.hasOwn(STORAGES, type.name) ? STORAGES[type.name] : undefined;
     if (kind !== "storage" || !dtype || typeof key !== "string" || !isCount(length))
       throw this.error("refers to something outside that is no storage of numbers");
-    if (!/^[0-9]{1,9}$/.test(key)) throw this.error(`refers to the storage ${JSON.stringify(key)}`);
+    if (!/^[0-9]{1,9}$/.test(key)) throw this.error(`refers to the storage ${brief(key)}`);
     if (!Number.isSafeInteger(length * FILE_ITEM_SIZE[dtype]))
       throw this.error(`refers to a storage of ${length} elements`);
     this.push(new PickledStorage(dtype, key, length));
@@ -309,7 +312,7 @@ class Unpickler {
 
 const isCount = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
 
-const shown = (name: string): string => JSON.stringify(name.replace(" ", "."));
+const shown = (name: string): string => brief(name.replace(" ", "."));
 
 const STOP = 0x2e;
 

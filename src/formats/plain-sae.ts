@@ -2,7 +2,8 @@
  * A sparse autoencoder as plain data, between the files of different libraries: our orientation and names, f32, nothing computed.
  * D input · E output width · F features.
  */
-import { inputError, usageError } from "../util/index.ts";
+import * as fs from "node:fs";
+import { brief, inputError, readJson, usageError } from "../util/index.ts";
 import type { ArrayFile } from "./array-file.ts";
 import { describeArray, type NamedArray, toFloat32, toInt32, transpose2d } from "./named-array.ts";
 
@@ -125,25 +126,34 @@ export class Fields {
     return array;
   }
 
+  /** Weights of a shape, in which `undefined` stands for any length; `who` says what the shape is known from. */
+  weights(name: string, want: readonly (number | undefined)[], who?: string): NamedArray {
+    const array = this.#read(name);
+    const { shape, dtype } = array;
+    const bad = (expected: string): never => {
+      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, ${expected}`);
+    };
+    if (!/^b?f\d/.test(dtype)) bad("expected floating-point numbers");
+    const fits = (dims: readonly (number | undefined)[]): boolean =>
+      shape.length === dims.length && dims.every((n, i) => n === undefined || n === shape[i]);
+    if (!fits(want)) {
+      const turned = want.length === 2 && fits([want[1], want[0]]);
+      const hint = turned ? "; it is transposed, so this is not the layout that the format has" : "";
+      const why = who === undefined ? "" : ` by ${who}`;
+      bad(`expected [${want.map((n) => n ?? "any").join(", ")}]${why}${hint}`);
+    }
+    if (shape.includes(0)) bad("which is empty");
+    return array;
+  }
+
   /** [rows, columns] as stored. */
   matrix(
     name: string,
     rows?: number,
     columns?: number,
   ): { data: Float32Array; rows: number; columns: number } {
-    const array = this.#read(name);
-    const { shape } = array;
-    const want = [rows, columns];
-    if (shape.length !== 2 || want.some((n, i) => n !== undefined && n !== shape[i])) {
-      const turned = shape.length === 2 && shape[0] === columns && shape[1] === rows;
-      const hint = turned ? "; it is transposed, so this is not the layout that the format has" : "";
-      throw inputError(
-        `${this.file.path}: ${name} is ${describeArray(array)}, expected [${want.map((n) => n ?? "any").join(", ")}]${hint}`,
-      );
-    }
-    if (shape[0] < 1 || shape[1] < 1)
-      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, which is empty`);
-    return { data: toFloat32(array), rows: shape[0], columns: shape[1] };
+    const array = this.weights(name, [rows, columns]);
+    return { data: toFloat32(array), rows: array.shape[0], columns: array.shape[1] };
   }
 
   /** The transpose of a matrix of [rows, columns]. */
@@ -157,10 +167,7 @@ export class Fields {
   }
 
   vector(name: string, length: number): Float32Array {
-    const array = this.#read(name);
-    if (array.shape.length !== 1 || array.shape[0] !== length)
-      throw inputError(`${this.file.path}: ${name} is ${describeArray(array)}, expected [${length}]`);
-    return toFloat32(array);
+    return toFloat32(this.weights(name, [length]));
   }
 
   /** One number, of shape [] or [1]. */
@@ -200,18 +207,46 @@ export class Fields {
   }
 }
 
+/** SAELens' fine-tuning scales, which some files have and which say nothing where all are one. */
+export function refuseScaling(fields: Fields, features: number): void {
+  if (!fields.has("scaling_factor")) return;
+  if (fields.vector("scaling_factor", features).some((v) => Math.abs(v - 1) > 1e-5)) {
+    throw inputError(
+      `${fields.file.path}: scaling_factor is not all ones; fine-tuning scales are not supported`,
+    );
+  }
+}
+
+const MAX_CONFIG = 1 << 20;
+const MAX_DEPTH = 64;
+
+/** The JSON object of a file, which may be neither large nor nested deeply: it is kept, compared and written again. */
+export function readConfig(file: string): JsonObject {
+  const size = fs.statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+  if (size > MAX_CONFIG) throw inputError(`${file}: ${size} bytes are too many for a config`);
+  const json = readJson(file);
+  if (typeof json !== "object" || json === null || Array.isArray(json))
+    throw inputError(`${file}: must be a JSON object`);
+  let level: unknown[] = [json];
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > MAX_DEPTH) throw inputError(`${file}: is nested more than ${MAX_DEPTH} levels deep`);
+    level = level.flatMap((value) => (typeof value === "object" && value ? Object.values(value) : []));
+  }
+  return json as JsonObject;
+}
+
 /** A positive whole number of a config. */
 export function wholeOf(file: string, config: JsonObject, key: string): number {
   const value = config[key];
   if (!Number.isSafeInteger(value) || (value as number) < 1)
-    throw inputError(`${file}: ${key} must be a positive whole number, not ${JSON.stringify(value)}`);
+    throw inputError(`${file}: ${key} must be a positive whole number, not ${brief(value)}`);
   return value as number;
 }
 
 export function flagOf(file: string, config: JsonObject, key: string, missing: boolean): boolean {
   const value = config[key] ?? missing;
   if (typeof value !== "boolean")
-    throw inputError(`${file}: ${key} must be true or false, not ${JSON.stringify(value)}`);
+    throw inputError(`${file}: ${key} must be true or false, not ${brief(value)}`);
   return value;
 }
 
@@ -231,7 +266,7 @@ export function objectOf(config: JsonObject | undefined, key: string): JsonObjec
 export function checkSize(file: string, config: JsonObject, key: string, size: number): void {
   const value = config[key];
   if (value !== undefined && value !== null && value !== size)
-    throw inputError(`${file}: ${key}=${JSON.stringify(value)}, but the tensors have ${size}`);
+    throw inputError(`${file}: ${key}=${brief(value)}, but the tensors have ${size}`);
 }
 
 /** Where it belongs: what the user says, else what the files say. */
@@ -277,28 +312,48 @@ export function checkUnitRows(file: string, wDec: Float32Array, features: number
   ];
 }
 
+interface Scaled {
+  readonly wEnc: Float32Array;
+  readonly wDec: Float32Array;
+  readonly bDec?: Float32Array;
+  readonly wSkip?: Float32Array;
+}
+
 /**
- * An SAE that was made for factor · x (and whose target was factorOut · y) as one of x and y. Features keep their values:
- * W_enc·s, W_dec/t, b_dec/t, W_skip·s/t.
+ * Folds scales into the weights: an SAE made for s·x (whose target was t·y) becomes one of x and y. Features keep their
+ * values: f = act((s·x − b_dec·a) W_enc + b_enc) with W_enc·s and b_dec/s; the output (f W_dec + b_dec + s·x W_skipᵀ)/t with
+ * W_dec/t, b_dec/t and W_skip·s/t. Pure: new arrays.
  */
-export function foldFactor(sae: PlainSae, factor: number, factorOut = factor): PlainSae {
+export function foldNormalization<T extends Scaled>(sae: T, factor: number, factorOut = factor): T {
   for (const s of [factor, factorOut]) {
-    if (!(s > 0 && Number.isFinite(s))) throw usageError(`normFactor=${s} must be a positive number`);
+    if (!(s > 0 && Number.isFinite(s)))
+      throw usageError(`a normalisation factor must be a positive number, not ${s}`);
   }
   if (factor === 1 && factorOut === 1) return sae;
-  if (factor !== factorOut && sae.applyBDecToInput)
-    throw inputError(
-      `input and output are scaled differently (${factor} and ${factorOut}), but b_dec belongs to both`,
-    );
   return {
     ...sae,
     wEnc: sae.wEnc.map((v) => v * factor),
     wDec: sae.wDec.map((v) => v / factorOut),
     ...(sae.bDec && { bDec: sae.bDec.map((v) => v / factorOut) }),
     ...(sae.wSkip && { wSkip: sae.wSkip.map((v) => (v * factor) / factorOut) }),
-    origin: { ...sae.origin, input_scale: factor, ...(factorOut !== factor && { output_scale: factorOut }) },
   };
 }
+
+/** The same, with a note of the scales where they are not 1. */
+export function foldFactor(sae: PlainSae, factor: number, factorOut = factor): PlainSae {
+  if (factor !== factorOut && sae.applyBDecToInput)
+    throw inputError(
+      `input and output are scaled differently (${factor} and ${factorOut}), but b_dec belongs to both`,
+    );
+  const folded = foldNormalization(sae, factor, factorOut);
+  if (folded === sae) return sae;
+  const scales = { input_scale: factor, ...(factorOut !== factor && { output_scale: factorOut }) };
+  return { ...folded, origin: { ...sae.origin, ...scales } };
+}
+
+/** As the user says that activations were scaled, where they do. */
+export const withFactor = (sae: PlainSae, { normFactor, normFactorOut }: ReadSaeOptions): PlainSae =>
+  normFactor === undefined ? sae : foldFactor(sae, normFactor, normFactorOut);
 
 /** What is lost when an SAE is written in another format: notes are only told, changes of numbers need leave. */
 export class Losses {
@@ -315,6 +370,15 @@ export class Losses {
   /** Something that the format has no word for and that changes no number. */
   note(text: string): void {
     this.#notes.push(text);
+  }
+
+  /** What is known of where it belongs, of which the format has a place for some; SAELens' own versions say nothing. */
+  metadata(metadata: JsonObject, kept: readonly string[]): void {
+    const lost = Object.entries(metadata).filter(
+      ([key, value]) =>
+        value !== null && value !== undefined && !kept.includes(key) && !/^sae_lens_/.test(key),
+    );
+    for (const [key, value] of lost) this.note(`${key} ${brief(value)}, which it has no place for`);
   }
 
   /** Something that changes numbers. */

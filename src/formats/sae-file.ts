@@ -4,7 +4,7 @@
  */
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { inputError, ioError, readJson, SluiceError } from "../util/index.ts";
+import { inputError, ioError, SluiceError } from "../util/index.ts";
 import { type ArrayFile, openArrays, sniffArrays } from "./array-file.ts";
 import { dictClassesOf, readDictionaryLearning } from "./dictionary-learning.ts";
 import { readGemmaScope, readGemmaScope2 } from "./gemma-scope.ts";
@@ -15,6 +15,7 @@ import {
   objectOf,
   type PlainSae,
   type ReadSaeOptions,
+  readConfig,
   type SaeFormat,
   type SaeSource,
 } from "./plain-sae.ts";
@@ -82,6 +83,7 @@ const FORMATS: Readonly<Record<SaeFormat, Recogniser>> = {
   "gemma-scope-2": {
     title: "Gemma Scope 2",
     tensors: (names, { container }) => container === "safetensors" && has(names, "w_enc", "w_dec"),
+    config: { name: "config.json", required: false, matches: (json) => "hf_hook_point_in" in json },
     read: readGemmaScope2,
   },
   "llama-scope": {
@@ -125,7 +127,6 @@ export interface SaeFiles {
 }
 
 const MAX_FILES = 500;
-const MAX_CONFIG = 16 << 20;
 
 /** Finds the SAE in a folder, or of a file of weights. */
 export function findSae(place: string): SaeFiles {
@@ -248,7 +249,7 @@ function configIn(folders: readonly string[], config: NonNullable<Recogniser["co
     const usual = path.join(folder, config.name);
     if (fs.existsSync(usual) && config.matches(readConfig(usual))) return usual;
     const others = filesIn(folder).filter((file) => {
-      if (file === usual || !file.endsWith(".json") || fs.statSync(file).size > MAX_CONFIG) return false;
+      if (file === usual || !file.endsWith(".json")) return false;
       try {
         return config.matches(readConfig(file));
       } catch {
@@ -264,22 +265,15 @@ function configIn(folders: readonly string[], config: NonNullable<Recogniser["co
   return undefined;
 }
 
-function readConfig(file: string): JsonObject {
-  const size = fs.statSync(file).size;
-  if (size > MAX_CONFIG) throw inputError(`${file}: ${size} bytes are too many for a config`);
-  const json = readJson(file);
-  if (typeof json !== "object" || json === null || Array.isArray(json))
-    throw inputError(`${file}: must be a JSON object`);
-  return json as JsonObject;
-}
-
 function unknown(place: string, file: string): Error {
   const weights = openArrays(file);
   try {
     const names = weights.names();
-    const some = `${names.slice(0, 8).join(", ")}${names.length > 8 ? ", …" : ""}`;
+    const some = (all: readonly string[]) => `${all.slice(0, 8).join(", ")}${all.length > 8 ? ", …" : ""}`;
+    const others = [...weights.values.keys()];
+    const inside = others.length > 0 ? ` but ${some(others)}; save the dict of tensors alone` : "";
     return inputError(
-      `${place}: no SAE of a known format; ${path.basename(file)} holds ${names.length === 0 ? "no tensors" : some}`,
+      `${place}: no SAE of a known format; ${path.basename(file)} holds ${names.length > 0 ? some(names) : `no tensors${inside}`}`,
     );
   } finally {
     weights.close();

@@ -1,7 +1,7 @@
 /**
  * cfg.json of SAELens: version 6 (nested metadata) and the flat one before it, into one plain object.
  */
-import { inputError } from "../util/index.ts";
+import { brief, inputError } from "../util/index.ts";
 import type { FloatDType } from "./named-array.ts";
 
 /**
@@ -97,11 +97,11 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   const { architecture } = cfg;
   if (!isArchitecture(architecture)) {
     throw inputError(
-      `${file}: architecture ${JSON.stringify(architecture)} is not supported; supported: ${Object.keys(SAE_LENS_ARCHITECTURES).join(", ")}`,
+      `${file}: architecture ${brief(architecture)} is not supported; supported: ${Object.keys(SAE_LENS_ARCHITECTURES).join(", ")}`,
     );
   }
   const traits = saeLensTraits(architecture);
-  if (cfg.rescale_acts_by_decoder_norm === true) {
+  if (flag(file, cfg, "rescale_acts_by_decoder_norm", false)) {
     throw inputError(
       `${file}: rescale_acts_by_decoder_norm=true is not supported: it changes which features are kept`,
     );
@@ -120,7 +120,7 @@ export function parseConfig(file: string, value: unknown): SaeLensConfig {
   for (const [key, v] of Object.entries(cfg)) {
     if (KNOWN.has(key)) continue;
     extra[key] = v;
-    warnings.push(`${file}: the key "${key}" is unknown and was left aside`);
+    warnings.push(`${file}: the key ${brief(key)} is unknown and was not looked at`);
   }
   const normalizeActivations = oneOf(file, cfg, "normalize_activations", [
     "none",
@@ -196,7 +196,7 @@ function upgrade(file: string, flat: Raw): Raw {
     else if (OLD_USED.has(name)) old[name] = value;
     else if (name !== "metadata") cfg[name] = value;
   }
-  if (old.finetuning_scaling_factor === true) {
+  if (flag(file, old, "finetuning_scaling_factor", false)) {
     throw inputError(
       `${file}: finetuning_scaling_factor=true is not supported: the weights alone give another SAE`,
     );
@@ -211,9 +211,7 @@ function upgrade(file: string, flat: Raw): Raw {
       if (key !== "k") throw inputError(`${file}: activation_fn_kwargs.${key} is not supported`);
     }
   } else if (cfg.architecture !== "topk" && activation !== "relu") {
-    throw inputError(
-      `${file}: activation_fn ${JSON.stringify(activation)} is not supported; supported: relu, topk`,
-    );
+    throw inputError(`${file}: activation_fn ${brief(activation)} is not supported; supported: relu, topk`);
   }
   if (cfg.architecture === "topk") cfg.k ??= kwargs.k;
   if (typeof cfg.normalize_activations === "boolean") {
@@ -227,7 +225,7 @@ function upgrade(file: string, flat: Raw): Raw {
 function whole(file: string, cfg: Raw, key: string): number {
   const value = cfg[key];
   if (!Number.isSafeInteger(value) || (value as number) < 1) {
-    throw inputError(`${file}: ${key} must be a positive whole number, not ${JSON.stringify(value)}`);
+    throw inputError(`${file}: ${key} must be a positive whole number, not ${brief(value)}`);
   }
   return value as number;
 }
@@ -235,16 +233,14 @@ function whole(file: string, cfg: Raw, key: string): number {
 function flag(file: string, cfg: Raw, key: string, missing: boolean): boolean {
   const value = cfg[key] ?? missing;
   if (typeof value !== "boolean")
-    throw inputError(`${file}: ${key} must be true or false, not ${JSON.stringify(value)}`);
+    throw inputError(`${file}: ${key} must be true or false, not ${brief(value)}`);
   return value;
 }
 
 function oneOf<T extends string>(file: string, cfg: Raw, key: string, allowed: readonly T[]): T {
   const value = cfg[key] ?? "none";
   if (!allowed.includes(value as T)) {
-    throw inputError(
-      `${file}: ${key}=${JSON.stringify(value)} is not supported; supported: ${allowed.join(", ")}`,
-    );
+    throw inputError(`${file}: ${key}=${brief(value)} is not supported; supported: ${allowed.join(", ")}`);
   }
   return value as T;
 }
@@ -258,8 +254,8 @@ function object(file: string, cfg: Raw, key: string): Raw | undefined {
 }
 
 function dtypeOf(file: string, value: unknown): FloatDType {
-  const name = String(value ?? "float32").replace(/^torch\./, "");
-  if (!Object.hasOwn(DTYPES, name))
-    throw inputError(`${file}: dtype ${JSON.stringify(value)} is not supported`);
+  const name =
+    typeof value === "string" ? value.replace(/^torch\./, "") : value === undefined ? "float32" : "";
+  if (!Object.hasOwn(DTYPES, name)) throw inputError(`${file}: dtype ${brief(value)} is not supported`);
   return DTYPES[name];
 }

@@ -5,10 +5,12 @@
  */
 import * as fs from "node:fs";
 import * as path from "node:path";
-import { inputError, ioError, readJson, usageError, writeAtomic } from "../util/index.ts";
+import { inputError, ioError, usageError, writeAtomic } from "../util/index.ts";
+import { openArrays } from "./array-file.ts";
 import { describeArray, type FloatDType, fromFloat32, toFloat32 } from "./named-array.ts";
+import { Fields, readConfig, refuseScaling } from "./plain-sae.ts";
 import { parseConfig, type SaeLensConfig, saeLensDtype, saeLensTraits } from "./sae-lens-config.ts";
-import { openSafetensors, writeSafetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors.ts";
 
 const CONFIG = "cfg.json";
 const WEIGHTS = "sae_weights.safetensors";
@@ -94,47 +96,20 @@ export async function readSaeLens(folder: string): Promise<SaeLensSae> {
 
 /** The same of two files, whatever they are called. */
 export async function readSaeLensFiles(configFile: string, weightsFile: string): Promise<SaeLensSae> {
-  const config = parseConfig(configFile, readJson(configFile));
-  const weights = openSafetensors(weightsFile);
+  const config = parseConfig(configFile, readConfig(configFile));
+  const weights = openArrays(weightsFile);
   try {
+    const fields = new Fields(weights);
     const { required, optional } = layout(config);
-    const present = weights.names();
-    const known = [...required, ...optional.filter(([name]) => present.includes(name))];
-    for (const name of present) {
-      if (name === "scaling_factor") checkScaling(weightsFile, toFloat32(weights.readSync(name)));
-      else if (!known.some(([k]) => k === name)) {
-        throw inputError(`${weightsFile}: tensor "${name}" is not part of a ${config.architecture} SAE`);
-      }
-    }
     const tensors: Partial<SaeLensTensors> = {};
-    for (const [name, key, shape] of known) {
-      const array = await weights.read(name);
-      checkShape(weightsFile, name, array.shape, shape);
-      tensors[key] = toFloat32(array);
-    }
-    return { ...config, ...(tensors as SaeLensTensors) };
+    for (const [name, key, shape] of [...required, ...optional.filter(([name]) => fields.has(name))])
+      tensors[key] = toFloat32(fields.weights(name, shape, `d_in and d_sae of ${configFile}`));
+    refuseScaling(fields, config.dSae);
+    fields.done(`a ${config.architecture} SAE`);
+    const warnings = [...config.warnings, ...fields.warnings.map((text) => `${weightsFile}: ${text}`)];
+    return { ...config, ...(tensors as SaeLensTensors), warnings };
   } finally {
     weights.close();
-  }
-}
-
-function checkShape(
-  file: string,
-  name: string,
-  got: readonly number[],
-  want: readonly (number | undefined)[],
-): void {
-  if (got.length === want.length && got.every((d, i) => want[i] === undefined || d === want[i])) return;
-  const turned = got.length === 2 && got[0] === want[1] && got[1] === want[0];
-  const hint = turned ? "; it is transposed, so this is not the SAELens layout" : "";
-  throw inputError(
-    `${file}: ${name} is [${got.join(", ")}], but d_in and d_sae of ${CONFIG} say [${want.map((d) => d ?? "any").join(", ")}]${hint}`,
-  );
-}
-
-function checkScaling(file: string, factors: Float32Array): void {
-  if (factors.some((v) => Math.abs(v - 1) > 1e-5)) {
-    throw inputError(`${file}: scaling_factor is not all ones; fine-tuning scales are not supported`);
   }
 }
 
@@ -177,29 +152,14 @@ export async function writeSaeLens(
     reshape_activations: sae.reshapeActivations,
     rescale_acts_by_decoder_norm: false,
     ...sae.extra,
-    metadata: { sae_lens_version: "6.0.0", sae_lens_training_version: null, ...sae.metadata },
+    metadata: { sae_lens_training_version: null, ...sae.metadata, sae_lens_version: versionOf(sae.metadata) },
     ...(sae.sluice ? { sluice: { schema: 1, ...sae.sluice } } : {}),
   };
   await writeSafetensors(path.join(folder, WEIGHTS), tensors, { format: "pt" });
   await writeAtomic(path.join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`);
 }
 
-/**
- * Folds an input scale into the weights: an SAE trained on factor·x becomes one that takes x and returns x's scale.
- * f = act((s·x − b_dec·a) W_enc + b_enc) keeps its value with W_enc·s and b_dec/s; the output (f W_dec + b_dec)/s with
- * W_dec/s and b_dec/s. Pure: new arrays.
- */
-export function foldNormalization<T extends Pick<SaeLensTensors, "wEnc" | "wDec" | "bDec">>(
-  sae: T,
-  factor: number,
-): T {
-  if (!(factor > 0 && Number.isFinite(factor))) {
-    throw usageError(`foldNormalization: factor=${factor} must be a positive number`);
-  }
-  return {
-    ...sae,
-    wEnc: sae.wEnc.map((v) => v * factor),
-    wDec: sae.wDec.map((v) => v / factor),
-    bDec: sae.bDec?.map((v) => v / factor),
-  };
+/** What SAELens reads the file by: that of a file from before 6 would make it look for the flat layout. */
+function versionOf({ sae_lens_version: version }: Readonly<Record<string, unknown>>): string {
+  return typeof version === "string" && Number.parseInt(version, 10) >= 6 ? version : "6.0.0";
 }

@@ -39,7 +39,9 @@ const gemmaScope2 = (size: string, tune: "pt" | "it"): SaeRelease => ({
   format: "gemma-scope-2",
   path: "resid_post/layer_{layer}_width_{width}_l0_{l0}/params.safetensors",
   hook: "blocks.{layer}.hook_resid_post",
-  note: "attn_out, mlp_out and transcoder in place of resid_post; {l0} is small, medium or big",
+  note:
+    "attn_out (reads attn.hook_z), mlp_out (hook_mlp_out) and transcoder (ln2.hook_normalized to hook_mlp_out) in place of " +
+    "resid_post; {l0} is small, medium or big",
 });
 
 const SITES = { R: "res", A: "att", M: "mlp", TC: "transcoder" } as const;

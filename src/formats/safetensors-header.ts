@@ -2,8 +2,15 @@
  * The safetensors header: 8 bytes of little-endian length, then JSON { name: { dtype, shape, data_offsets } }.
  * Parsing trusts nothing: whatever a damaged or hostile file holds ends in an error that names the file and the tensor.
  */
-import { inputError, SluiceError } from "../util/index.ts";
-import { describeArray, elementCount, FILE_ITEM_SIZE, type FileDType } from "./named-array.ts";
+import { brief, inputError, SluiceError } from "../util/index.ts";
+import {
+  checkArrayName,
+  describeArray,
+  elementCount,
+  FILE_ITEM_SIZE,
+  type FileDType,
+  MAX_RANK,
+} from "./named-array.ts";
 
 const DTYPES: Readonly<Record<string, FileDType>> = {
   F64: "f64",
@@ -105,18 +112,24 @@ function refuseDuplicateKeys(file: string, text: string): void {
       const begin = i;
       for (i++; text[i] !== '"'; i++) if (text[i] === "\\") i++;
       const keys = open[open.length - 1];
-      if (!keys || !/^\s*:/.test(text.slice(i + 1, i + 20))) continue;
+      if (!keys || !isKey(text, i + 1)) continue;
       const key = JSON.parse(text.slice(begin, i + 1)) as string;
-      if (keys.has(key)) throw inputError(`${file}: the safetensors header has the key "${key}" twice`);
+      if (keys.has(key)) throw inputError(`${file}: the safetensors header has the key ${brief(key)} twice`);
       keys.add(key);
     }
   }
 }
 
+/** Whether a colon follows, after any space. */
+function isKey(text: string, at: number): boolean {
+  while (/\s/.test(text[at])) at++;
+  return text[at] === ":";
+}
+
 function parseMetadata(file: string, value: unknown): Record<string, string> {
   if (!isObject(value)) throw inputError(`${file}: __metadata__ of the safetensors header is not an object`);
   for (const [key, text] of Object.entries(value)) {
-    if (typeof text !== "string") throw inputError(`${file}: __metadata__ "${key}" is not a string`);
+    if (typeof text !== "string") throw inputError(`${file}: __metadata__ ${brief(key)} is not a string`);
   }
   return value as Record<string, string>;
 }
@@ -124,19 +137,24 @@ function parseMetadata(file: string, value: unknown): Record<string, string> {
 const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
 
 function parseEntry(file: string, name: string, value: unknown, dataStart: number): TensorInfo {
+  checkArrayName(file, name);
   const where = `${file}: tensor "${name}"`;
   if (!isObject(value)) throw inputError(`${where}: its entry is not an object`);
   const { dtype: code, shape, data_offsets: offsets } = value;
   if (typeof code !== "string") throw inputError(`${where}: dtype is missing`);
   const dtype = Object.hasOwn(DTYPES, code) ? DTYPES[code] : undefined;
   if (!dtype) {
-    throw inputError(`${where}: unknown dtype ${code}; supported are ${Object.keys(DTYPES).join(", ")}`);
+    throw inputError(
+      `${where}: unknown dtype ${code.slice(0, 20)}; supported are ${Object.keys(DTYPES).join(", ")}`,
+    );
   }
   if (!Array.isArray(shape) || !shape.every(isCount)) {
-    throw inputError(`${where}: shape must be a list of whole numbers, not ${JSON.stringify(shape)}`);
+    throw inputError(`${where}: shape must be a list of whole numbers, not ${brief(shape)}`);
   }
+  if (shape.length > MAX_RANK)
+    throw inputError(`${where}: has ${shape.length} axes; at most ${MAX_RANK} are read`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
-    throw inputError(`${where}: data_offsets must be two whole numbers, not ${JSON.stringify(offsets)}`);
+    throw inputError(`${where}: data_offsets must be two whole numbers, not ${brief(offsets)}`);
   }
   const [begin, end] = offsets as [number, number];
   const byteLength = elementCount(shape) * FILE_ITEM_SIZE[dtype];

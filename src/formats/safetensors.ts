@@ -4,7 +4,14 @@
  */
 import * as fs from "node:fs";
 import { didYouMean, inputError, ioError, usageError, writeAtomic } from "../util/index.ts";
-import { elementCount, FILE_ITEM_SIZE, type FileDType, type NamedArray } from "./named-array.ts";
+import {
+  allocateBytes,
+  bytesOf,
+  elementCount,
+  FILE_ITEM_SIZE,
+  type FileDType,
+  type NamedArray,
+} from "./named-array.ts";
 import {
   buildHeader,
   parseHeader,
@@ -127,7 +134,7 @@ export class SafetensorsFile implements TensorSource {
 
   #bytes(start: number, length: number, what: string): Uint8Array {
     const handle = this.#open();
-    const out = new Uint8Array(length);
+    const out = bytesOf(allocateBytes(`${this.path}: ${what}`, length));
     for (let at = 0; at < length; ) {
       let got: number;
       try {
@@ -142,7 +149,7 @@ export class SafetensorsFile implements TensorSource {
   }
 
   async #bytesAsync(start: number, length: number, what: string): Promise<Uint8Array> {
-    const out = new Uint8Array(length);
+    const out = bytesOf(allocateBytes(`${this.path}: ${what}`, length));
     await this.#fill(out, start, what);
     return out;
   }

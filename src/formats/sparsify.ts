@@ -3,7 +3,7 @@
  * input, its transcoders do not; both are top-k. (SAELens' own reader of this format turns W_dec; the files do not.)
  */
 import * as path from "node:path";
-import { inputError, writeJson } from "../util/index.ts";
+import { brief, inputError, writeJson } from "../util/index.ts";
 import { hookOfModule, moduleOfHook } from "./hook-names.ts";
 import { type FloatDType, fromFloat32 } from "./named-array.ts";
 import {
@@ -12,9 +12,8 @@ import {
   checkUnitRows,
   Fields,
   flagOf,
-  foldFactor,
-  type JsonObject,
   type Losses,
+  objectOf,
   type PlainSae,
   placeOf,
   type ReadSaeOptions,
@@ -22,6 +21,7 @@ import {
   textOf,
   wholeOf,
   withCentring,
+  withFactor,
 } from "./plain-sae.ts";
 import { writeSafetensors } from "./safetensors.ts";
 
@@ -40,15 +40,16 @@ export function readSparsify({ path: place, weights, config }: SaeSource, option
   const activation = json.activation ?? "topk";
   if (activation !== "topk") {
     throw inputError(
-      `${file}: activation ${JSON.stringify(activation)} is not supported: only topk is; groupmax keeps one feature of each group`,
+      `${file}: activation ${brief(activation)} is not supported: only topk is; groupmax keeps one feature of each group`,
     );
   }
-  if (json.signed === true) {
+  if (flagOf(file, json, "signed", false)) {
     throw inputError(
       `${file}: signed=true is not supported: it keeps negative features, which an Sae does not have`,
     );
   }
   const k = wholeOf(file, json, "k");
+  if (k > features) throw inputError(`${file}: k=${k} is more than the ${features} features`);
   const transcoder = flagOf(file, json, "transcode", false);
   const skip = flagOf(file, json, "skip_connection", false);
   if (skip !== fields.has("W_skip"))
@@ -82,7 +83,7 @@ export function readSparsify({ path: place, weights, config }: SaeSource, option
     origin: { format: "sparsify", config: json },
     warnings: [...warnings, ...fields.warnings],
   };
-  return options.normFactor === undefined ? sae : foldFactor(sae, options.normFactor, options.normFactorOut);
+  return withFactor(sae, options);
 }
 
 /** Writes `cfg.json` and `sae.safetensors`. */
@@ -99,18 +100,19 @@ export async function writeSparsify(
   const sae = withCentring(given, !given.transcoder, losses);
   const { dIn, dOut, features, transcoder, skip, metadata } = sae;
   const bDec = biasOf(sae, losses);
-  const before = sae.origin.format === "sparsify" ? (sae.origin.config as JsonObject) : undefined;
+  const before = sae.origin.format === "sparsify" ? objectOf(sae.origin, "config") : undefined;
   const hook = textOf(metadata, "hook_name");
   if (hook !== undefined)
     losses.note(
       `the hook point ${hook}: sparsify keeps it as the folder's name${moduleOfHook(hook) ? `, ${moduleOfHook(hook)}` : ""}`,
     );
-  if (textOf(metadata, "model_name")) losses.note(`the model ${metadata.model_name}`);
+  losses.metadata(metadata, ["hook_name"]);
   losses.list();
   const { k } = activation;
   const config = {
+    ...before,
     activation: "topk",
-    expansion_factor: before?.expansion_factor ?? features / dIn,
+    expansion_factor: before?.expansion_factor ?? Math.max(1, Math.round(features / dIn)), // num_latents decides
     normalize_decoder: before?.normalize_decoder ?? isNormal(sae),
     num_latents: features,
     k,

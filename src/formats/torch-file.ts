@@ -3,7 +3,7 @@
  * (see pickle.ts); written in the same form, which torch.load(weights_only=True) takes.
  */
 import * as fs from "node:fs";
-import { inputError, ioError } from "../util/index.ts";
+import { brief, inputError, ioError } from "../util/index.ts";
 import { elementCount, FILE_ITEM_SIZE, type FileDType, type NamedArray } from "./named-array.ts";
 import { type PickledTensor, type PickleValue, parsePickle } from "./pickle.ts";
 import { writeZip, ZipFile } from "./zip.ts";
@@ -45,7 +45,7 @@ export class TorchFile {
     const order = Buffer.from(this.#zip.read(name, 64)).toString("latin1");
     if (order !== "little")
       throw inputError(
-        `${this.path}: its numbers are in ${JSON.stringify(order)} byte order; only little-endian ones are read`,
+        `${this.path}: its numbers are in ${brief(order)} byte order; only little-endian ones are read`,
       );
   }
 

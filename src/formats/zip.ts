@@ -3,9 +3,11 @@
  * entry may claim more than it can hold: sizes, ratios, overlaps and check sums are looked at. Nothing is ever written to disk
  * under an entry's name. Stored and deflated entries, zip64; no encryption, no archives in several parts.
  */
+import { constants } from "node:buffer";
 import * as fs from "node:fs";
 import * as zlib from "node:zlib";
-import { didYouMean, inputError, ioError, usageError, writeAtomic } from "../util/index.ts";
+import { brief, didYouMean, inputError, ioError, usageError, writeAtomic } from "../util/index.ts";
+import { allocateBytes, checkArrayName } from "./named-array.ts";
 
 export interface ZipEntry {
   readonly name: string;
@@ -21,10 +23,11 @@ export interface ZipEntry {
 
 const MAX_ENTRIES = 10_000;
 const MAX_DIRECTORY = 16 << 20;
-const MAX_NAME = 1024;
 /** Deflated entries above this may not grow by more than `MAX_RATIO`. */
 const FREE_SIZE = 64 << 20;
 const MAX_RATIO = 100;
+
+const { MAX_LENGTH } = constants;
 
 const END = 0x06054b50;
 const END64 = 0x06064b50;
@@ -91,12 +94,7 @@ export class ZipFile {
 
   #bytes(start: number, length: number, what: string): Buffer {
     if (this.#handle === undefined) throw usageError(`${this.path}: read after close()`);
-    let out: Buffer;
-    try {
-      out = Buffer.allocUnsafeSlow(length);
-    } catch (cause) {
-      throw inputError(`${this.path}: ${what} is ${length} bytes, more than fits in memory`, cause);
-    }
+    const out = allocateBytes(`${this.path}: ${what}`, length);
     for (let at = 0; at < length; ) {
       let got: number;
       try {
@@ -117,7 +115,7 @@ export class ZipFile {
     if (header.readUInt32LE(0) !== LOCAL) throw inputError(`${where} has no local header where it should be`);
     const nameLength = header.readUInt16LE(26);
     const name = this.#bytes(entry.offset + 30, nameLength, entry.name).toString("utf8");
-    if (name !== entry.name) throw inputError(`${where} is called ${JSON.stringify(name)} by its own header`);
+    if (name !== entry.name) throw inputError(`${where} is called ${brief(name)} by its own header`);
     if (header.readUInt16LE(8) !== (entry.deflated ? 8 : 0))
       throw inputError(`${where}: directory and local header name different methods`);
     const start = entry.offset + 30 + nameLength + header.readUInt16LE(28);
@@ -149,8 +147,7 @@ export class ZipFile {
       const next = at + 46 + nameLength + extraLength + commentLength;
       if (next > size) throw inputError(`${path}: entry ${i} of the directory is cut off`);
       const entry = parseEntry(path, bytes.subarray(at, next), nameLength, extraLength);
-      if (all.length > 0 && entries.has(entry.name))
-        throw inputError(`${path}: the entry "${entry.name}" is there twice`);
+      if (entries.has(entry.name)) throw inputError(`${path}: the entry "${entry.name}" is there twice`);
       all.push(entry);
       entries.set(entry.name, entry);
       at = next;
@@ -209,10 +206,10 @@ function whole(path: string, bytes: Buffer, at: number): number {
 
 function parseEntry(path: string, bytes: Buffer, nameLength: number, extraLength: number): ZipEntry {
   const name = bytes.toString("utf8", 46, 46 + nameLength);
-  const where = `${path}: entry ${JSON.stringify(name)}`;
-  if (nameLength === 0 || nameLength > MAX_NAME)
-    throw inputError(`${path}: an entry has a name of ${nameLength} bytes`);
-  if (name.startsWith("/") || /[\\\0]/.test(name) || name.split("/").includes("..")) {
+  const where = `${path}: entry ${brief(name)}`;
+  if (nameLength === 0) throw inputError(`${path}: an entry has no name`);
+  checkArrayName(path, name);
+  if (name.startsWith("/") || name.includes("\\") || name.split("/").includes("..")) {
     throw inputError(`${where}: names must stay inside the archive`);
   }
   const flags = bytes.readUInt16LE(8);
@@ -272,6 +269,7 @@ function checkSizes(path: string, entries: readonly ZipEntry[], directory: numbe
 }
 
 function inflate(where: string, packed: Uint8Array, size: number): Uint8Array {
+  if (size > MAX_LENGTH) throw inputError(`${where} is ${size} bytes, more than can be held in one piece`);
   let content: Buffer;
   try {
     content = zlib.inflateRawSync(packed, { maxOutputLength: Math.max(size, 1) });

@@ -125,8 +125,8 @@ export class RepoCache {
 
   /**
    * Runs `work` while no other process of sluice does so for this blob. A lock whose process is gone, or which was not touched
-   * for two minutes by one of another host, is taken over. Python's own locks cannot be taken here; what it may spoil meanwhile
-   * the hash finds out.
+   * for two minutes by one of another host, is taken over. Python's own locks cannot be taken here; its partial files have other
+   * names than ours, and both end with the same blob.
    */
   async withLock<T>(
     etag: string,

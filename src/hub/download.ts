@@ -1,6 +1,6 @@
 /**
- * One file of the hub to one blob of the cache: goes on from what `<blob>.incomplete` holds, checks size and hash, and lets the
- * blob appear only when it is right.
+ * One file of the hub to one blob of the cache: goes on from what an earlier download left, checks size and hash, and lets the
+ * blob appear only when it is right. Python's `<blob>.incomplete` is left to Python while it may be writing there.
  */
 import { createHash, type Hash } from "node:crypto";
 import * as fs from "node:fs";
@@ -34,10 +34,34 @@ export interface DownloadOptions extends HttpOptions {
 }
 
 /** Bytes of an interrupted download of this blob. */
-export const partialBytes = (blob: string): number =>
-  fs.statSync(incompletePath(blob), { throwIfNoEntry: false })?.size ?? 0;
+export function partialBytes(blob: string): number {
+  const own = fs.statSync(incompletePath(blob), { throwIfNoEntry: false });
+  const left = own ? undefined : abandonedByPython(blob);
+  return own?.size ?? (left === undefined ? 0 : (fs.statSync(left, { throwIfNoEntry: false })?.size ?? 0));
+}
 
-const incompletePath = (blob: string): string => `${blob}.incomplete`;
+const incompletePath = (blob: string): string => `${blob}.sluice.incomplete`;
+
+/** Untouched for so long, Python's partial file is nobody's. */
+const ABANDONED_MS = 3_600_000;
+
+/** What Python's huggingface_hub began and will not go on with: its lock cannot be asked here, so the time decides. */
+function abandonedByPython(blob: string): string | undefined {
+  const path = `${blob}.incomplete`;
+  const found = fs.statSync(path, { throwIfNoEntry: false });
+  return found && Date.now() - found.mtimeMs > ABANDONED_MS ? path : undefined;
+}
+
+/** Takes over what Python left, where there is nothing of our own. */
+function adopt(blob: string): void {
+  const left = fs.existsSync(incompletePath(blob)) ? undefined : abandonedByPython(blob);
+  if (left === undefined) return;
+  try {
+    fs.renameSync(left, incompletePath(blob));
+  } catch {
+    return; // gone just now, or not ours to move: it is downloaded from the start
+  }
+}
 
 /** Downloads `file` from `url` to `blob`. When it is interrupted or the network fails, the partial file stays. */
 export async function downloadBlob(
@@ -49,6 +73,7 @@ export async function downloadBlob(
 ): Promise<void> {
   const incomplete = incompletePath(blob);
   const what = `${showRepo(purpose.repo)}: ${file.path}`;
+  adopt(blob);
   for (let fresh = partialBytes(blob) === 0; ; fresh = true) {
     const got = await fetchAll(file, url, incomplete, what, purpose, options);
     if (got === file.etag) return commitFile(incomplete, blob);
@@ -201,7 +226,8 @@ async function fits(response: Response, partial: Partial, file: RemoteFile, what
       throw wrongSize(partial, file, what, range[2]);
     return range !== null && Number(range[1]) === partial.done;
   }
-  const length = response.headers.get("content-length");
+  // Packed on the way although asked not to: then it is the length of the packed body.
+  const length = response.headers.has("content-encoding") ? null : response.headers.get("content-length");
   if (length !== null && Number(length) !== file.size) throw wrongSize(partial, file, what, length);
   if (partial.done > 0) await partial.restart();
   return true;

@@ -1,6 +1,8 @@
 /**
  * Patterns for paths: `*` and `?` within a folder, `**` over folders, `[a-f]`.
  */
+import { usageError } from "../util/errors.ts";
+
 export const isPattern = (path: string): boolean => /[*?[]/.test(path);
 
 /** Whether a path with `/` is one that the pattern means. Time is linear in the path for every pattern without `**`. */
@@ -34,5 +36,9 @@ function partPattern(part: string): RegExp {
         .replace(/^!/, "^")}]`;
     return token.replace(/[.*+?^${}()|[\]\\]/, "\\$&");
   });
-  return new RegExp(`^${source}$`, "u");
+  try {
+    return new RegExp(`^${source}$`, "u");
+  } catch {
+    throw usageError(`the pattern "${part}" cannot be read: in [a-f] the smaller sign comes first`);
+  }
 }

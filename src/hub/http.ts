@@ -5,6 +5,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { inputError, interruptedError, SluiceError } from "../util/errors.ts";
 import { formatDuration } from "../util/format.ts";
+import { proxiedFetch, proxyFor, showProxy } from "./proxy.ts";
 import { type RepoId, showRepo } from "./repo-id.ts";
 import type { HubSettings } from "./settings.ts";
 
@@ -17,6 +18,8 @@ export interface HttpOptions {
   readonly backoffMs?: number;
   /** Tries in a row that brought nothing, before giving up; default 5. */
   readonly mostTries?: number;
+  /** The same of tries that found no network; default as `mostTries`. */
+  readonly mostConnects?: number;
   /** Without a byte for so long, a connection counts as lost; default 30,000. */
   readonly idleMs?: number;
 }
@@ -49,7 +52,7 @@ export async function request(
   options: HttpOptions,
   init: { method?: string; headers?: Record<string, string>; body?: string } = {},
 ): Promise<Answer> {
-  const { mostTries = MOST_TRIES } = options;
+  const { mostTries = MOST_TRIES, mostConnects = mostTries } = options;
   for (let tries = 1; ; tries++) {
     const watch = idleWatch(options);
     let wait: number;
@@ -67,7 +70,7 @@ export async function request(
       watch.done();
       throwIfInterrupted(options.signal);
       if (cause instanceof SluiceError) throw cause;
-      if (tries >= mostTries) throw unreachable(options.settings, cause);
+      if (tries >= mostConnects) throw unreachable(options.settings, cause);
       wait = backoff(tries, options);
       why = `could not be reached (${reasonOf(cause)})`;
     }
@@ -77,6 +80,7 @@ export async function request(
       throw new SluiceError(
         "io",
         `${options.settings.endpoint} ${why}${later}, ${tries} time${tries > 1 ? "s" : ""} for ${nameOf(purpose)}; try again later, what was downloaded is kept`,
+        { cause: new Unreachable(why) },
       );
     }
     options.log?.(`${options.settings.endpoint} ${why}; trying again in ${formatDuration(wait / 1000)}`);
@@ -88,21 +92,43 @@ export async function request(
 export function hubFetch(purpose: Purpose, options: HttpOptions): typeof fetch {
   return async (input, init = {}) => {
     const headers = Object.fromEntries(new Headers(init.headers));
-    const { response, done } = await request(String(input), purpose, options, {
-      method: init.method,
-      headers,
-      body: init.body as string | undefined,
-    });
-    try {
-      const text = await response.text();
-      return new Response(text, { status: response.status, headers: response.headers });
-    } catch (cause) {
-      throwIfInterrupted(options.signal);
-      throw unreachable(options.settings, cause);
-    } finally {
-      done();
+    const asked = { method: init.method, headers, body: init.body as string | undefined };
+    const url = atEndpoint(String(input), options.settings);
+    for (let tries = 1; ; tries++) {
+      const answer = await request(url, purpose, options, asked);
+      try {
+        const { status, headers } = answer.response;
+        return new Response(await textOf(answer), { status, headers: [...headers] });
+      } catch (cause) {
+        throwIfInterrupted(options.signal);
+        if (tries >= (options.mostTries ?? MOST_TRIES)) throw unreachable(options.settings, cause);
+        options.log?.(
+          `${options.settings.endpoint}: the connection was lost (${reasonOf(cause)}); trying again`,
+        );
+        await pause(backoff(tries, options), options.signal);
+      } finally {
+        answer.done();
+      }
     }
   };
+}
+
+/** The next page of a listing is named by the hub's own address, also where a mirror (HF_ENDPOINT) passes it on. */
+function atEndpoint(url: string, { endpoint }: HubSettings): string {
+  const { origin, pathname, search } = new URL(url);
+  return origin !== new URL(endpoint).origin && pathname.startsWith("/api/")
+    ? `${endpoint}${pathname}${search}`
+    : url;
+}
+
+/** The whole body; slow is not silent. */
+async function textOf({ response, alive }: Answer): Promise<string> {
+  const pieces: Uint8Array[] = [];
+  for await (const piece of response.body ?? []) {
+    alive();
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString("utf8");
 }
 
 /** Waits before try `tries` + 1. */
@@ -131,7 +157,7 @@ async function follow(
     headers.set("user-agent", "sluice");
     headers.delete("authorization");
     if (token && at.origin === new URL(endpoint).origin) headers.set("authorization", `Bearer ${token}`);
-    const response = await fetch(at, { ...init, headers, signal, redirect: "manual" });
+    const response = await proxiedFetch(at, { ...init, headers, signal, redirect: "manual" });
     const target = response.headers.get("location");
     if (response.status < 300 || response.status >= 400 || target === null) return response;
     await response.body?.cancel().catch(() => {});
@@ -169,23 +195,30 @@ function askedWait(response: Response): number | undefined {
   return Number.isNaN(ms) ? undefined : Math.max(0, ms);
 }
 
-/** The innermost reason of a failed `fetch`. */
+/** The innermost reason of a failed `fetch`: the system's code, or undici's sentence. */
 export function reasonOf(cause: unknown): string {
   const error = cause as { message?: string; code?: string; cause?: unknown } | undefined;
   if (error?.cause instanceof Error) return reasonOf(error.cause);
-  return error?.code ?? error?.message ?? String(cause);
+  const code = error?.code?.startsWith("UND_ERR") ? undefined : error?.code;
+  return code ?? (error?.message || String(cause));
 }
 
 /** The error of a hub that gave no answer; `isUnreachable` knows it again. */
 function unreachable({ endpoint }: HubSettings, cause: unknown): SluiceError {
+  const proxy = proxyFor(new URL(endpoint));
+  const reason = reasonOf(cause);
+  const check = proxy
+    ? `check ${showProxy(proxy)}${/\b407\b/.test(reason) ? ", which wants a name and password (http://name:password@host:port)" : ""}`
+    : "check the network";
   return new SluiceError(
     "io",
-    `${endpoint} could not be reached (${reasonOf(cause)}); check the network, or set HF_HUB_OFFLINE=1 to use only what is in the cache`,
-    { cause: new Unreachable(reasonOf(cause)) },
+    `${endpoint} could not be reached (${reason}); ${check}, or set HF_HUB_OFFLINE=1 to use only what is in the cache`,
+    { cause: new Unreachable(reason) },
   );
 }
 
 class Unreachable extends Error {}
+/** Whether the hub gave no answer, or none but that it cannot now. */
 export const isUnreachable = (error: unknown): boolean =>
   (error as Error | undefined)?.cause instanceof Unreachable;
 

@@ -3,7 +3,7 @@
  */
 export type { RepoFile } from "./cache.ts";
 export { isPattern } from "./glob.ts";
-export { fetchModel, findModel, type ModelFiles } from "./model.ts";
+export { fetchModel, findModel, findTokenizer, type ModelFiles } from "./model.ts";
 export { type HubOptions, type HubProgress, openRepo, Repo } from "./repo.ts";
 export {
   isDatasetPath,

@@ -1,5 +1,6 @@
 /**
- * The files of a language model on the hub: config, tokenizer, weights in safetensors, and nothing else of the repository.
+ * The files of a language model on the hub: config, tokenizer, weights in safetensors, and nothing else of the repository; or
+ * its tokenizer alone.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -8,13 +9,11 @@ import type { RepoFile } from "./cache.ts";
 import { type HubOptions, openRepo, type Repo } from "./repo.ts";
 import { parseModelId, type RepoId, showRepo } from "./repo-id.ts";
 
-const REQUIRED = ["config.json", "tokenizer.json"];
-const OPTIONAL = [
-  "generation_config.json",
-  "tokenizer_config.json",
-  "special_tokens_map.json",
-  "chat_template.jinja",
-];
+const TOKENIZER = "tokenizer.json";
+const REQUIRED = ["config.json", TOKENIZER];
+/** Beside tokenizer.json: names of special tokens, and the chat template. */
+const TOKENIZER_EXTRAS = ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"];
+const OPTIONAL = ["generation_config.json", ...TOKENIZER_EXTRAS];
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
 
@@ -25,15 +24,31 @@ export interface ModelFiles {
   readonly name: string;
 }
 
-/** A model by its hub id, downloaded where it is not in the cache; undefined for a path that exists and for what is no id. */
-export async function findModel(spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> {
-  const id = existsSync(spec) ? undefined : parseModelId(spec);
-  if (!id) return undefined;
+/** A model by its hub id, downloaded where it is not in the cache; undefined for a path that exists. */
+export const findModel = (spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> =>
+  find(spec, options, fetchFiles);
+
+/** The same of its tokenizer's files; the model's weights are left where they are. */
+export const findTokenizer = (spec: string, options: HubOptions = {}): Promise<ModelFiles | undefined> =>
+  find(spec, options, fetchTokenizer);
+
+async function find(
+  spec: string,
+  options: HubOptions,
+  fetch: (repo: Repo) => Promise<string>,
+): Promise<ModelFiles | undefined> {
+  if (existsSync(spec)) return undefined;
+  const id = parseModelId(spec);
+  if (!id) {
+    throw inputError(
+      `there is no folder ${spec}, and it is no id of the hub, which has an owner: org/name or org/name@revision`,
+    );
+  }
   const repo = await openRepo(id, options).catch((error: Error) => {
-    if (!(error instanceof SluiceError) || error.code !== "input") throw error;
-    throw inputError(`there is no folder ${spec}, and ${error.message}`, error);
+    if (!(error instanceof SluiceError) || error.code === "interrupted") throw error;
+    throw new SluiceError(error.code, `there is no folder ${spec}, and ${error.message}`, { cause: error });
   });
-  return { folder: await fetchFiles(repo), name: id.name };
+  return { folder: await fetch(repo), name: id.name };
 }
 
 /** The folder with a model's files, in the cache. */
@@ -52,6 +67,14 @@ async function fetchFiles(repo: Repo): Promise<string> {
   if (absent.length > 0) throw unusable(repo, files, absent);
   await repo.fetch(index);
   return repo.fetch([...small, ...index, ...weights, ...(index.length > 0 ? shardsOf(repo, files) : [])]);
+}
+
+/** What `loadTokenizer` reads. The config is there for the special tokens that old tokenizers do not name. */
+async function fetchTokenizer(repo: Repo): Promise<string> {
+  const files = await repo.list();
+  const wanted = files.filter(({ path }) => ["config.json", TOKENIZER, ...TOKENIZER_EXTRAS].includes(path));
+  if (!wanted.some(({ path }) => path === TOKENIZER)) throw unusable(repo, files, [TOKENIZER]);
+  return repo.fetch(wanted);
 }
 
 /** The shards that the index names. */

@@ -53,7 +53,7 @@ async function findCommit(id: RepoId, cache: RepoCache, http: HttpOptions): Prom
     revision,
     hubUrl: http.settings.endpoint,
     // With a commit to fall back on, a network that is not there is found out at once.
-    fetch: hubFetch({ repo: id }, kept === undefined ? http : { ...http, mostTries: 1 }),
+    fetch: hubFetch({ repo: id }, kept === undefined ? http : { ...http, mostConnects: 1 }),
     additionalFields: ["sha"] as ["sha"],
   };
   try {
@@ -123,7 +123,9 @@ export class Repo {
     if (this.offline) return there();
     try {
       const files = await this.#askFor(folder);
-      await this.#cache.setListing(this.commit, folder, files);
+      await this.#cache.setListing(this.commit, folder, files).catch((error: Error) => {
+        this.#http.log?.(`${error.message}; what ${showRepo(this.id)} holds is asked for again next time`);
+      });
       return files;
     } catch (error) {
       const kept = there();

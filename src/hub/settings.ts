@@ -28,9 +28,14 @@ export function hubSettings(given: Partial<HubSettings> = {}): HubSettings {
   const endpoint = (given.endpoint ?? (env.HF_ENDPOINT || HUB_URL)).replace(/\/+$/, "");
   if (!/^https?:\/\/[^/]+/.test(endpoint))
     throw usageError(`HF_ENDPOINT=${endpoint}: an address was expected, as in ${HUB_URL}`);
+  const token = given.token ?? findToken();
+  if (token !== undefined && !/^[\x21-\x7e]*$/.test(token))
+    throw usageError(
+      "the token of the hub (HF_TOKEN, or the file of `hf auth login`) holds blanks or signs that no token has",
+    );
   return {
     endpoint,
-    token: given.token ?? findToken(),
+    token,
     cacheDir: given.cacheDir ?? expandHome(getHFHubCachePath()),
     offline: given.offline ?? (isTrue(env.HF_HUB_OFFLINE) || isTrue(env.TRANSFORMERS_OFFLINE)),
   };

@@ -45,6 +45,7 @@ export {
   type LmTrainRecord,
   lmSteps,
   trainLm,
+  VALIDATION_WINDOWS,
 } from "./train.ts";
 export { readTrainedParameters } from "./train-state.ts";
 export { type ForwardOptions, type ForwardResult, Transformer } from "./transformer.ts";

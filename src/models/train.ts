@@ -51,6 +51,8 @@ export interface LmTrainConfig {
   readonly checkpointEverySteps: number;
 }
 
+export const VALIDATION_WINDOWS = 64;
+
 export const LM_TRAIN_DEFAULTS: Omit<LmTrainConfig, "tokens"> = {
   batch: 32,
   micro: 8,
@@ -87,7 +89,7 @@ export interface LmTrainOptions {
   readonly packer: TrainingWindows;
   /** Held-out windows by name. */
   readonly validation?: Readonly<Record<string, WindowSource>>;
-  /** Most windows that each validation text gives; default 64. */
+  /** Most windows that each validation text gives; default `VALIDATION_WINDOWS`. */
   readonly validationWindows?: number;
   /** Run folder: `state.safetensors`, `metrics.jsonl`. */
   readonly dir: string;
@@ -160,7 +162,8 @@ async function runSteps(
   const { steps } = schedule;
   await mkdir(dir, { recursive: true });
   const statePath = join(dir, "state.safetensors");
-  const identity = { ...options.identity, context: packer.context, windows: packer.windows };
+  const windows = packer.lazy ? undefined : packer.windows; // how many there will be is not known
+  const identity = { ...options.identity, context: packer.context, windows };
   const resumed = await restoreTrainState(statePath, optimizer, {
     config,
     identity,
@@ -183,6 +186,12 @@ async function runSteps(
         throw interruptedError(
           `interrupted at step ${step} of ${steps}; run the same command again to continue`,
         );
+      }
+      try {
+        await packer.reach(packer.state.index + config.batch);
+      } catch (error) {
+        await save(step); // the text is somewhere that cannot be reached, or Ctrl-C came while it was
+        throw error;
       }
       const lr = learningRate(schedule, step);
       const { loss, norm } = await trainStep(model, optimizer, packer, config, lr);
@@ -295,7 +304,7 @@ function accumulate(
 }
 
 async function validateAll(model: Transformer, options: LmTrainOptions): Promise<Record<string, number>> {
-  const { validation = {}, validationWindows = 64, config } = options;
+  const { validation = {}, validationWindows = VALIDATION_WINDOWS, config } = options;
   const out: Record<string, number> = {};
   for (const [name, packer] of Object.entries(validation)) {
     out[name] = (await heldOutLoss(model, packer, { windows: validationWindows, micro: config.micro })).loss;

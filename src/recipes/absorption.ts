@@ -188,7 +188,9 @@ async function collect(
   packer: TokenPacker,
   memberships: ReadonlyMap<number, unknown>,
 ): Promise<{ x: Float32Array; ids: number[] }> {
-  const until = Math.min(packer.windows, Math.ceil(tokens / packer.context));
+  const wanted = Math.ceil(tokens / packer.context);
+  await packer.reach(wanted);
+  const until = Math.min(packer.windows, wanted);
   const point = resolveHook(lm.model.spec, hook);
   const D = rowWidth(lm.model, hook);
   const taken = new Map<number, number>();

@@ -7,7 +7,6 @@ import type { HubOptions } from "../hub/index.ts";
 import { densityHistogram, type ReportData, renderReport } from "../report/index.ts";
 import { disposeSae, type Sae, type SaeTrainInput, type TrainRecord } from "../sae/index.ts";
 import type { Device } from "../tensor/index.ts";
-import type { TokenFile } from "../text/index.ts";
 import {
   formatCount,
   interruptedError,
@@ -21,7 +20,7 @@ import { collectFirings, featureCards } from "./features.ts";
 import { type LanguageModel, openLanguageModel, windowsOf } from "./language-model.ts";
 import { evaluateOnModel, type SaeEvaluation } from "./sae-eval.ts";
 import { trainSaeRun } from "./sae-train.ts";
-import { openTextTokens } from "./text-tokens.ts";
+import { openTextTokens, type TextTokens } from "./text-tokens.ts";
 
 export interface DemoOptions {
   readonly modelFolder: string;
@@ -81,7 +80,7 @@ export async function runDemo(device: Device, options: DemoOptions): Promise<Dem
   const clock = stopwatch();
   report.stage(`opening ${options.modelFolder} and the text ${options.text.join(", ")}`);
   const lm = await openLanguageModel(device, options.modelFolder, { hub: options.hub });
-  const texts: TokenFile[] = [];
+  const texts: TextTokens[] = [];
   let sae: Sae | undefined;
   try {
     for (const split of ["train", "heldout"] as const) texts.push(await openSplit(options, lm, split));
@@ -149,7 +148,7 @@ function openSplit(
   { text, report, hub, signal }: DemoOptions,
   { tokenizer }: LanguageModel,
   split: "train" | "heldout",
-): Promise<TokenFile> {
+): Promise<TextTokens> {
   report.stage(`tokens of ${text.join(", ")}, ${split}`);
   return openTextTokens({ text, split, tokenizer, hub, signal, log: report.stage });
 }
@@ -158,7 +157,7 @@ async function trainStage(
   device: Device,
   options: DemoOptions,
   lm: LanguageModel,
-  tokens: TokenFile,
+  tokens: TextTokens,
 ): Promise<Sae> {
   const { hook, features, k, train, buffer, out, report, text, version, commit, signal } = options;
   const active = train.objective === "hierarchical" ? `any number up to ${k}` : k;
@@ -204,7 +203,7 @@ async function measureStage(
   { hook, evalTokens, budgets, report, signal }: DemoOptions & { budgets: readonly number[] },
   lm: LanguageModel,
   sae: Sae,
-  text: TokenFile,
+  text: TextTokens,
 ): Promise<Evaluated[]> {
   report.stage(
     `measuring on held-out text, also with the SAE inside the model, at k = ${budgets.join(", ")}`,
@@ -232,7 +231,7 @@ async function readStage(
   { hook, readTokens, cards, report, signal }: DemoOptions,
   lm: LanguageModel,
   sae: Sae,
-  text: TokenFile,
+  text: TextTokens,
   budgets: { readonly all: readonly number[]; readonly shown: number },
 ): Promise<ReportData["cards"]> {
   report.stage("reading the text for the passages that each feature fires on");

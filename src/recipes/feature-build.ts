@@ -3,7 +3,7 @@
  * An interrupted or killed build goes on behind its last save, and ends with the same rows.
  */
 import { createHash } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { createReadStream } from "node:fs";
 import { findSae } from "../formats/index.ts";
 import {
   bytesPerFeature,
@@ -26,7 +26,7 @@ import { tokensHash } from "./text-tokens.ts";
 export interface FeatureDatabaseOptions {
   readonly lm: LanguageModel;
   readonly sae: Sae;
-  /** Names the SAE's weights: see `saeHash`. */
+  /** Names the SAE's weights: see `saeFilesHash`. */
   readonly saeHash: string;
   readonly hook: string;
   readonly text: TokenSource;
@@ -79,6 +79,7 @@ export async function buildFeatureDatabase(options: FeatureDatabaseOptions): Pro
   refuseOtherWidth(sae, rowWidth(lm.model, hook), `${lm.name} at ${hook}`);
   const packer = windowsOf(lm, options.text, { context: options.context, shuffle: true, seed });
   const wanted = Math.ceil(options.tokens / packer.context);
+  await packer.reach(wanted);
   const until = Math.min(packer.windows, wanted);
   const scan = scanOptions(options, packer, until);
   const settings = settingsOf(options, packer, until, scan);
@@ -196,13 +197,13 @@ function* vocabularyOf(tokenizer: Tokenizer): Generator<TokenRow> {
 }
 
 /** Fingerprint of an SAE's files: its configuration, if it has one, and its weights. */
-export function saeHash(folder: string): string {
+export async function saeFilesHash(folder: string): Promise<string> {
   const hash = createHash("sha256");
   const { config, weights } = findSae(folder);
   for (const file of [config, weights]) {
     if (file === undefined) continue;
     try {
-      hash.update(readFileSync(file));
+      for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(chunk);
     } catch (cause) {
       throw ioError(`read ${file}`, cause);
     }

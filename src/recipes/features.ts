@@ -33,6 +33,7 @@ export interface CollectOptions {
 export async function collectFirings(options: CollectOptions): Promise<FeatureActivations> {
   const { lm, sae, packer, signal, onProgress } = options;
   const { specialIds } = lm.tokenizer;
+  await packer.reach(options.windows);
   const until = Math.min(options.windows, packer.windows);
   const tokens = new Int32Array(until * packer.context);
   const table = new FeatureActivations({ features: sae.config.features, context: packer.context, tokens });

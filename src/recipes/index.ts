@@ -7,7 +7,7 @@ export {
   buildFeatureDatabase,
   type FeatureDatabaseOptions,
   type FeatureDatabaseResult,
-  saeHash,
+  saeFilesHash,
 } from "./feature-build.ts";
 export { type FeatureReportOptions, featureCardsFrom, featureReport } from "./feature-report.ts";
 export { type CollectOptions, collectFirings, featureCards } from "./features.ts";
@@ -68,4 +68,4 @@ export {
   type Spread,
 } from "./sweep-compare.ts";
 export { type SweepPageOptions, writeSweepPage } from "./sweep-report.ts";
-export { openTextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";
+export { openTextTokens, type TextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

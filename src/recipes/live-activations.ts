@@ -115,7 +115,7 @@ export function badActivation(
  * packer stands before the failed block.
  */
 export function liveActivations(options: LiveOptions): LiveActivations {
-  const { model, packer, windows = LIVE_WINDOWS, until = packer.windows, signal } = options;
+  const { model, packer, windows = LIVE_WINDOWS, signal } = options;
   const wanted = new Set(options.hooks.map((h) => resolveHook(model.spec, h)));
   if (wanted.size === 0) throw usageError("activations: no hook point was named");
   const hooks = hookPoints(model.spec).filter((p) => wanted.has(p));
@@ -127,6 +127,12 @@ export function liveActivations(options: LiveOptions): LiveActivations {
     let barren = 0; // windows since the last one that gave a row
     for (;;) {
       const before = packer.state;
+      await packer
+        .reach(Math.min(before.index + windows, options.until ?? Number.POSITIVE_INFINITY))
+        .catch((error) => {
+          if (!signal?.aborted) throw error; // below
+        });
+      const { until = packer.windows } = options;
       const first = before.epoch * packer.windows + before.index;
       if (wanted <= 0 || first >= until || signal?.aborted) return;
       const batch = packer.next(Math.min(windows, until - first));

@@ -4,9 +4,10 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { copyFile, mkdir } from "node:fs/promises";
 import { basename, join, resolve } from "node:path";
-import type { HubOptions } from "../hub/index.ts";
+import { findTokenizer, type HubOptions, isDatasetPath } from "../hub/index.ts";
 import {
   buildTokenMix,
+  firstDocuments,
   loadTokenizer,
   type MixConfig,
   type MixReport,
@@ -14,12 +15,13 @@ import {
   saveBpe,
   TokenFile,
   type Tokenizer,
+  type TokenSource,
   trainBpe,
   trainMixTokenizer,
   WordCounter,
 } from "../text/index.ts";
 import { inputError, readJson, SluiceError, usageError } from "../util/index.ts";
-import { openTextTokens } from "./text-tokens.ts";
+import { openTextTokens, type TextTokens } from "./text-tokens.ts";
 
 export type LmTextSource =
   /** Tokenised into `data/` of the run folder. */
@@ -31,7 +33,7 @@ export type LmTextSource =
 
 export interface LmDataOptions {
   readonly source: LmTextSource;
-  /** Folder with `tokenizer.json`; without it one is trained on the text. */
+  /** Folder with `tokenizer.json`, or a model's id on the hub; without it one is trained on the text. */
   readonly tokenizer?: string;
   /** Ids of a tokenizer that is trained, special tokens included. */
   readonly vocab: number;
@@ -39,7 +41,9 @@ export interface LmDataOptions {
   readonly out: string;
   /** The model's context, written into the tokenizer's config. */
   readonly context: number;
-  /** Texts of the hub: progress, settings. */
+  /** Tokens that the run reads, where it is known: of texts of the hub no more than is needed for them is downloaded. */
+  readonly reads?: { readonly train?: number; readonly heldOut?: number };
+  /** Texts and tokenizers of the hub: progress, settings. */
   readonly hub?: HubOptions;
   readonly signal?: AbortSignal;
   readonly log?: (message: string) => void;
@@ -49,21 +53,29 @@ export interface LmDataOptions {
 
 export interface LmData {
   readonly tokenizer: Tokenizer;
-  readonly train: TokenFile;
-  readonly heldOut: Readonly<Record<string, TokenFile>>;
+  readonly train: TextTokens;
+  readonly heldOut: Readonly<Record<string, TokenSource>>;
   /** What the training text is made of, where it is a mix. */
   readonly mix?: MixReport;
   close(): void;
 }
 
-const TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json"] as const;
+const TOKENIZER_FILES = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "chat_template.jinja",
+] as const;
 /** Characters of text that a tokenizer is trained on at most. */
 const SAMPLE = 32_000_000;
+/** Of a text of the hub: as many as its tokens may have, and so many at least. */
+const CHARACTERS_PER_TOKEN = 8;
+const LEAST_SAMPLE = 1_000_000;
 
 /** Opens, and where needed first makes, tokenizer and tokens. A second call finds them made. The caller closes the files. */
 export async function openLmData(options: LmDataOptions): Promise<LmData> {
   const tokenizer = await openTokenizer(options);
-  const opened: TokenFile[] = [];
+  const opened: TextTokens[] = [];
   try {
     return await openTokens(options, tokenizer, opened);
   } catch (error) {
@@ -74,23 +86,25 @@ export async function openLmData(options: LmDataOptions): Promise<LmData> {
 
 /** The run's tokenizer: its own from an earlier start, the named one copied, or a new one. */
 export async function openTokenizer(options: LmDataOptions): Promise<Tokenizer> {
-  const { tokenizer, out } = options;
-  await mkdir(out, { recursive: true });
+  const { tokenizer, out, hub, signal, log } = options;
   if (tokenizer !== undefined) {
-    const wanted = await loadTokenizer(tokenizer);
-    if (resolve(tokenizer) !== resolve(out)) {
+    const { folder } = (await findTokenizer(tokenizer, { signal, log, ...hub })) ?? { folder: tokenizer };
+    const wanted = await loadTokenizer(folder);
+    await mkdir(out, { recursive: true });
+    if (resolve(folder) !== resolve(out)) {
       for (const name of TOKENIZER_FILES) {
-        if (existsSync(join(tokenizer, name))) await copyFile(join(tokenizer, name), join(out, name));
+        if (existsSync(join(folder, name))) await copyFile(join(folder, name), join(out, name));
       }
     }
     return wanted;
   }
+  await mkdir(out, { recursive: true });
   if (existsSync(join(out, TOKENIZER_FILES[0]))) return loadTokenizer(out);
   return trainTokenizer(options);
 }
 
 async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
-  const { source, vocab, out, context, hub, signal, log, onProgress } = options;
+  const { source, vocab, out, context, reads, hub, signal, log, onProgress } = options;
   const onMerge = (merges: number) => onProgress?.("training the tokenizer", merges, "merges");
   switch (source.kind) {
     case "mix":
@@ -98,6 +112,9 @@ async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
     case "text": {
       const counter = new WordCounter();
       let read = 0;
+      const sample = source.text.some(isDatasetPath)
+        ? Math.min(SAMPLE, Math.max(LEAST_SAMPLE, CHARACTERS_PER_TOKEN * (reads?.train ?? SAMPLE)))
+        : SAMPLE;
       const documents = await openText(source.text, {
         split: "train",
         field: source.field,
@@ -106,9 +123,9 @@ async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
         log,
       });
       for await (const { text } of documents) {
-        counter.add(text.slice(0, SAMPLE - read));
+        counter.add(text.slice(0, sample - read));
         read += text.length;
-        if (read >= SAMPLE) break;
+        if (read >= sample) break;
       }
       const bpe = trainBpe(counter.counts, { vocabSize: vocab, onProgress: onMerge });
       await saveBpe(bpe, out, context);
@@ -124,7 +141,7 @@ async function trainTokenizer(options: LmDataOptions): Promise<Tokenizer> {
 async function openTokens(
   options: LmDataOptions,
   tokenizer: Tokenizer,
-  opened: TokenFile[],
+  opened: TextTokens[],
 ): Promise<LmData> {
   const { source } = options;
   const open = (path: string) => {
@@ -132,7 +149,7 @@ async function openTokens(
     opened.push(file);
     return file;
   };
-  const data = (train: TokenFile, heldOut: Record<string, TokenFile>, mix?: MixReport): LmData => ({
+  const data = (train: TextTokens, heldOut: Record<string, TokenSource>, mix?: MixReport): LmData => ({
     tokenizer,
     train,
     heldOut,
@@ -148,20 +165,21 @@ async function openTokens(
       return data(open(join(folder, "train.tokens")), openFiles([join(folder, "heldout")], open), mix);
     }
     case "text": {
-      const { hub, signal, log } = options;
+      const { reads, hub, signal, log } = options;
       const onProgress = ({ tokens }: { tokens: number }) =>
         options.onProgress?.("tokenizing", tokens, "tokens");
       const ask = { field: source.field, tokenizer, hub, signal, log, onProgress };
       const train = await openTextTokens({ ...ask, text: source.text, split: "train" });
       opened.push(train);
-      const heldOut: Record<string, TokenFile> = {};
+      const heldOut: Record<string, TokenSource> = {};
       for (const name of source.text) {
-        const file = await openTextTokens({ ...ask, text: [name], split: "heldout" }).catch(
-          noHeldOut(options),
-        );
-        if (!file) continue;
-        heldOut[name] = file;
-        opened.push(file);
+        const open = async (): Promise<TokenSource> => {
+          const file = await openTextTokens({ ...ask, text: [name], split: "heldout" });
+          opened.push(file);
+          return file.lazy ? firstDocuments(file, reads?.heldOut ?? Number.POSITIVE_INFINITY) : file;
+        };
+        const file = await open().catch(noHeldOut(options));
+        if (file) heldOut[name] = file;
       }
       return data(train, heldOut);
     }

@@ -58,6 +58,7 @@ export async function evaluateLm(lm: LanguageModel, options: LmEvalOptions): Pro
   const { context = lm.model.spec.contextLength, stride = null, windowBos = true } = options;
   const meter = scoreMeter(lm.tokenizer);
   for (const [text, tokens] of Object.entries(options.texts)) {
+    await tokens.lazy?.grow(Number.POSITIVE_INFINITY);
     const source = windowsFor(tokens, lm.tokenizer, { context, stride, windowBos });
     const total = spreadWindows(source.windows, options.windows).length;
     let windows = 0;
@@ -92,7 +93,7 @@ interface Sums {
 
 /** Adds up losses by text. */
 function scoreMeter(tokenizer: Tokenizer) {
-  const bytes = bytesById(tokenizer);
+  const bytes: number[] = []; // by id
   const sums = new Map<string, Sums>();
   return {
     add(text: string, targets: Int32Array, losses: ArrayLike<number>) {
@@ -101,6 +102,7 @@ function scoreMeter(tokenizer: Tokenizer) {
       targets.forEach((t, i) => {
         if (t < 0) return;
         sum.tokens++;
+        bytes[t] ??= tokenizer.textBytes(t);
         sum.bytes += bytes[t];
         sum.nats += losses[i];
       });
@@ -121,12 +123,4 @@ function scoreMeter(tokenizer: Tokenizer) {
 function scoreOf({ tokens, bytes, nats }: Sums): LmScore {
   const loss = nats / tokens;
   return { tokens, bytes, loss, perplexity: Math.exp(loss), bits_per_byte: nats / Math.LN2 / bytes };
-}
-
-/** Bytes of text that each id stands for, [V]; 0 for special tokens. */
-function bytesById(tokenizer: Tokenizer): Float64Array {
-  return Float64Array.from({ length: tokenizer.vocabSize }, (_, id) => {
-    if (tokenizer.specialIds.has(id)) return 0;
-    return tokenizer.tokenBytes(id)?.length ?? Buffer.byteLength(tokenizer.decode([id]));
-  });
 }

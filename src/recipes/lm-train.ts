@@ -19,9 +19,10 @@ import {
   saveTransformer,
   type Transformer,
   trainLm,
+  VALIDATION_WINDOWS,
 } from "../models/index.ts";
 import type { Device } from "../tensor/index.ts";
-import { type TokenFile, type Tokenizer, TokenPacker } from "../text/index.ts";
+import { type Tokenizer, TokenPacker, type TokenSource } from "../text/index.ts";
 import { Rng, readJsonLines, usageError, writeJson } from "../util/index.ts";
 import { type LmData, type LmDataOptions, openLmData, openTokenizer } from "./lm-data.ts";
 
@@ -42,7 +43,7 @@ export interface LmSizes {
 }
 
 export interface LmRunOptions {
-  readonly data: Omit<LmDataOptions, "out" | "context" | "signal">;
+  readonly data: Omit<LmDataOptions, "out" | "context" | "reads" | "signal">;
   readonly sizes: LmSizes;
   /** What is left out has its default; `tokens`: one pass over the text; `micro`: the largest divisor of `batch` up to 8. */
   readonly train: Partial<LmTrainConfig>;
@@ -79,13 +80,22 @@ export interface LmRun {
 /** Trains, or continues, and writes the model; a folder whose run is done is only written anew. */
 export async function trainLmRun(device: Device, options: LmRunOptions): Promise<LmRun> {
   const { sizes, out, segments, signal } = options;
-  const data = await openLmData({ ...options.data, out, context: sizes.context, signal });
+  const { tokens } = options.train;
+  const validation = (options.validationWindows ?? VALIDATION_WINDOWS) * sizes.context;
+  const data = await openLmData({
+    ...options.data,
+    out,
+    context: sizes.context,
+    reads: { train: tokens, heldOut: validation },
+    signal,
+  });
   const spec = specOf(sizes, data.tokenizer);
   const model = createTransformer(device, spec, { rng: parameterRng(options.train) });
   try {
     const packer = packerOf(data.train, data.tokenizer, options, true);
+    await packer.reach(tokens === undefined ? Number.POSITIVE_INFINITY : 1);
     const config = trainConfig(options.train, packer);
-    const validation = Object.fromEntries(
+    const validated = Object.fromEntries(
       Object.entries(data.heldOut).map(([name, file]) => [
         name,
         packerOf(file, data.tokenizer, options, false),
@@ -94,10 +104,15 @@ export async function trainLmRun(device: Device, options: LmRunOptions): Promise
     await trainLm(model, {
       config,
       packer,
-      validation,
+      validation: validated,
       validationWindows: options.validationWindows,
       dir: out,
-      identity: { tokenizer: data.tokenizer.hash, text: data.train.tokens, model: spec, segments },
+      identity: {
+        tokenizer: data.tokenizer.hash,
+        text: data.train.lazy?.identity ?? data.train.tokens,
+        model: spec,
+        segments,
+      },
       signal,
       onRecord: options.onRecord,
       onStep: options.onStep,
@@ -164,7 +179,7 @@ export function llamaOf(
 }
 
 function packerOf(
-  tokens: TokenFile,
+  tokens: TokenSource,
   { bosId, eosId }: Tokenizer,
   { sizes, segments, train }: LmRunOptions,
   shuffle: boolean,

@@ -56,7 +56,9 @@ export async function proxiesOnText(options: ProxyOptions): Promise<SaeProxies[]
     return { sae, point: resolveHook(spec, hook), budgets };
   });
   const packer = windowsOf(lm, text, { context: options.context, shuffle: true, seed });
-  const until = Math.min(packer.windows, Math.ceil(tokens / packer.context));
+  const wanted = Math.ceil(tokens / packer.context);
+  await packer.reach(wanted);
+  const until = Math.min(packer.windows, wanted);
   let read = 0;
   for await (const block of liveActivations({
     model: lm.model,

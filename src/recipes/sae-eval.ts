@@ -167,7 +167,7 @@ export async function evaluateAllOnModel(
   );
   const packer = windowsOf(lm, text, { context, shuffle: true, seed: options.seed });
   const T = packer.context;
-  const { windows, tokens: total } = enough(packer, options.tokens, excludeTokens);
+  const { windows, tokens: total } = await enough(packer, options.tokens, excludeTokens);
   const rows = () => rowsOf(lm, { hooks, packer, windows, excludeTokens });
   const measured = places.map((place) => ({ ...place, columns: columnsOf(place.point, place.target) }));
   const evaluations = await measure(device, measured, rows, { ...options, total });
@@ -221,17 +221,19 @@ export function trainedWithout(sae: Sae, lm: LanguageModel): ReadonlySet<number>
 }
 
 /** The first windows of the packer's order that hold this many tokens to measure, and how many they hold, no more than asked. */
-function enough(
+async function enough(
   packer: TokenPacker,
   wanted: number,
   excluded: ReadonlySet<number>,
-): { windows: number; tokens: number } {
+): Promise<{ windows: number; tokens: number }> {
+  packer.restore({ epoch: 0, index: 0 });
   let windows = 0;
   let tokens = 0;
-  for (const batch of chosen(packer, packer.windows, 1)) {
-    for (const token of batch.tokens) if (!excluded.has(token)) tokens++;
+  while (tokens < wanted) {
+    await packer.reach(windows + 1);
+    if (windows === packer.windows) break;
+    for (const token of packer.next(1).tokens) if (!excluded.has(token)) tokens++;
     windows++;
-    if (tokens >= wanted) break;
   }
   return { windows, tokens: Math.min(tokens, wanted) };
 }

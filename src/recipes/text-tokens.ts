@@ -1,6 +1,7 @@
 /**
  * Text named by a user as a file of tokens: tokenised once, kept in the cache. The file's name is made of what was asked
- * for and of what the text was then; when the text changes, the new tokens take the old ones' place.
+ * for and of what the text was then; when the text changes, the new tokens take the old ones' place. Texts of the hub are
+ * downloaded and tokenised only as far as they are read, into a folder of that name.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -10,13 +11,18 @@ import { type HubOptions, isDatasetPath } from "../hub/index.ts";
 import {
   defaultCacheDir,
   isCorpus,
+  LazyTokens,
+  noText,
   openText,
   pinText,
   type Split,
   TokenFile,
+  type TokenFileHeader,
+  type TokenizeProgress,
   type Tokenizer,
   type TokenSource,
   textFingerprint,
+  textParts,
   tokenizeDocuments,
 } from "../text/index.ts";
 import { SluiceError } from "../util/index.ts";
@@ -35,11 +41,21 @@ export interface TextTokensOptions {
   readonly hub?: HubOptions;
   readonly signal?: AbortSignal;
   readonly log?: (message: string) => void;
-  readonly onProgress?: (progress: { tokens: number; tokensPerSecond: number }) => void;
+  readonly onProgress?: (progress: TokenizeProgress) => void;
 }
 
-/** Opens the tokens of a text, tokenising it first if that was never done. The caller closes the file. */
-export async function openTextTokens(options: TextTokensOptions): Promise<TokenFile> {
+/** Tokens of a text, open. */
+export interface TextTokens extends TokenSource {
+  /** Of a lazy text: of what is there. */
+  readonly header: Pick<TokenFileHeader, "source" | "tokens" | "documents">;
+  close(): void;
+}
+
+/**
+ * Opens the tokens of a text, tokenising it first if that was never done; where some of it is on the hub, they are lazy (see
+ * `TokenSource`). The caller closes them.
+ */
+export async function openTextTokens(options: TextTokensOptions): Promise<TextTokens> {
   const { text, split, tokenizer, field, cacheDir = defaultCacheDir(), hub, signal, log } = options;
   const isName = (t: string) => isCorpus(t) || isDatasetPath(t);
   const asked = digest([tokenizer.hash, split, field, text.map((t) => (isName(t) ? t : resolve(t)))]);
@@ -47,6 +63,11 @@ export async function openTextTokens(options: TextTokensOptions): Promise<TokenF
   const found = digest(
     await Promise.all(pinned.map((t) => textFingerprint(t, { cacheDir, hub, signal, log }))),
   );
+  if (text.some(isDatasetPath)) {
+    const folder = join(cacheDir, "tokens", `${asked}-${found}.lazy`);
+    await removeOlder(folder, asked);
+    return openLazy(folder, pinned, `${asked}-${found}`, options);
+  }
   const path = join(cacheDir, "tokens", `${asked}-${found}.tokens`);
   if (existsSync(path)) {
     try {
@@ -61,6 +82,35 @@ export async function openTextTokens(options: TextTokensOptions): Promise<TokenF
   return TokenFile.open(path, { tokenizer: tokenizer.hash });
 }
 
+/**
+ * Tokens of the text among which windows are shuffled: a few thousand windows of any usual context. Of held-out documents so many
+ * that about as much text is read for them.
+ */
+const SHUFFLED = { train: 1 << 20, all: 1 << 20, heldout: 1 << 15 } as const;
+
+async function openLazy(
+  folder: string,
+  pinned: readonly string[],
+  digests: string,
+  options: TextTokensOptions,
+): Promise<LazyTokens> {
+  const { text, split, field, tokenizer, cacheDir, hub, signal, log, onProgress } = options;
+  const name = text.join(", ").slice(0, 1000);
+  const ask = { split, field, cacheDir, hub, signal, log };
+  const parts = await Promise.all(pinned.map((one) => textParts(one, ask)));
+  return new LazyTokens(parts.flat(), {
+    tokenizer,
+    folder,
+    identity: `${pinned.join(", ").slice(0, 1000)} (${split}) ${digests}`,
+    shuffled: SHUFFLED[split],
+    source: `${name} (${split})`,
+    empty: () => noText(name, split),
+    signal,
+    log,
+    onProgress,
+  });
+}
+
 async function tokenize(path: string, pinned: readonly string[], options: TextTokensOptions): Promise<void> {
   const { text, split, field, tokenizer, cacheDir, hub, signal, log, onProgress } = options;
   const documents = await openText(pinned, { split, field, cacheDir, hub, signal, log });
@@ -70,17 +120,22 @@ async function tokenize(path: string, pinned: readonly string[], options: TextTo
 
 /** Tokens of the same text before it changed. */
 async function removeOlder(path: string, asked: string): Promise<void> {
-  for (const name of await readdir(dirname(path))) {
+  for (const name of await readdir(dirname(path)).catch(() => [])) {
     const other = join(dirname(path), name);
-    if (name.startsWith(`${asked}-`) && other !== path) await rm(other, { force: true }).catch(() => {});
+    if (name.startsWith(`${asked}-`) && other !== path)
+      await rm(other, { recursive: true, force: true }).catch(() => {});
   }
 }
 
 const digest = (value: unknown): string =>
   createHash("sha256").update(JSON.stringify(value)).digest("hex").slice(0, 16);
 
-/** Fingerprint of all ids and document ends: what a run says it was made from. Reads the text once, 4 MB at a time. */
+/**
+ * Fingerprint of all ids and document ends: what a run says it was made from. Reads the text once, 4 MB at a time. Of a lazy text
+ * that of its name, commit and files.
+ */
 export function tokensHash(source: TokenSource): string {
+  if (source.lazy) return `lazy:${source.lazy.identity}`;
   const hash = createHash("sha256").update(source.documentEnds);
   const step = 1 << 20;
   for (let at = 0; at < source.tokens; at += step) {

@@ -5,8 +5,12 @@
 import {
   type FloatDType,
   Losses,
+  objectOf,
   type PlainActivation,
   type PlainSae,
+  SAE_FORMATS,
+  type SaeFormat,
+  saeFormatTitle,
   type WritableSaeFormat,
   writeDictionaryLearning,
   writeGemmaScope,
@@ -52,7 +56,7 @@ async function toPlain(sae: Sae, format: string): Promise<PlainSae> {
     metadata,
     origin: {
       ...(before?.kind === "batchtopk" && { k: before.k }),
-      ...(provenance?.origin as PlainSae["origin"] | undefined),
+      ...objectOf(provenance, "origin"),
     },
     warnings: [],
   };
@@ -70,6 +74,19 @@ const WRITERS = {
   "llama-scope": writeLlamaScope,
 } as const satisfies Record<Exclude<WritableSaeFormat, "sae-lens">, unknown>;
 
+/** Notes of how it was made: another library's files keep those that are its own. */
+function notesLost({ provenance = {} }: Sae, { origin }: PlainSae, format: SaeFormat): string[] {
+  const own = Object.keys(provenance).filter((key) => key !== "origin" && key !== "schema");
+  const before = SAE_FORMATS.find((name) => name === origin.format && name !== format);
+  const theirs = before ? Object.keys(origin).filter((key) => key !== "format") : [];
+  return [
+    ...(own.length > 0 ? [`what sluice noted of it: ${own.join(", ")}`] : []),
+    ...(before && theirs.length > 0
+      ? [`what only ${saeFormatTitle(before)} has a word for: ${theirs.join(", ")}`]
+      : []),
+  ];
+}
+
 /** Writes the files of another library; returns what was lost. */
 export async function writePlain(
   folder: string,
@@ -85,6 +102,8 @@ export async function writePlain(
   },
 ): Promise<string[]> {
   const losses = new Losses(format, lossy);
-  await WRITERS[format](folder, await toPlain(sae, format), { losses, dtype });
+  const plain = await toPlain(sae, format);
+  for (const text of notesLost(sae, plain, format)) losses.note(text);
+  await WRITERS[format](folder, plain, { losses, dtype });
   return losses.list();
 }

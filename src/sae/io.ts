@@ -3,9 +3,13 @@
  * written under the architecture `sluice`, with its config under our own key, so that SAELens refuses it by name. Files of other
  * libraries are read by what they hold; see io-plain.ts.
  */
+import { z } from "zod";
 import {
   type FloatDType,
   findSae,
+  foldNormalization,
+  fromFloat32,
+  objectOf,
   optionHint,
   placeOf,
   type ReadSaeOptions,
@@ -15,12 +19,13 @@ import {
   type SaeLensArchitecture,
   type SaeLensSae,
   saeFormatTitle,
+  toFloat32,
   transpose2d,
   type WritableSaeFormat,
   writeSaeLens,
 } from "../formats/index.ts";
 import type { Device } from "../tensor/index.ts";
-import { inputError, usageError } from "../util/index.ts";
+import { inputError, SluiceError, usageError } from "../util/index.ts";
 import { type Activation, type SaeConfig, saeConfig } from "./config.ts";
 import { fromPlain, writePlain } from "./io-plain.ts";
 import { hostParams, mapParams, type Notes, type ParamName, paramShapes, type Sae } from "./sae.ts";
@@ -49,7 +54,7 @@ export async function saveSae(
   if (activation.kind === "batchtopk" || (activation.kind === "jumprelu" && activation.log)) {
     throw usageError(`saveSae: ${activation.kind} as it is trained has no file; save what trainSae returns`);
   }
-  const rounded = dtype === "f32" ? [] : [`the weights beyond the precision of ${dtype}`];
+  const rounded = await roundingOf(sae, dtype);
   if (format !== "sae-lens") {
     return { lost: [...rounded, ...(await writePlain(folder, sae, { format, dtype, lossy }))] };
   }
@@ -58,12 +63,36 @@ export async function saveSae(
   return { lost: [...rounded, ...(own ? ["other readers: SAELens has no architecture of this kind"] : [])] };
 }
 
+/** What a narrower type loses of the weights; numbers that would become infinite are refused. */
+async function roundingOf({ params }: Sae, dtype: FloatDType): Promise<string[]> {
+  if (dtype === "f32" || dtype === "f64") return [];
+  let rounds = false;
+  for (const [name, values] of Object.entries(await hostParams(params))) {
+    const stored = toFloat32(fromFloat32(values, [values.length], dtype));
+    const i = stored.findIndex((v, j) => !Number.isFinite(v) && Number.isFinite(values[j]));
+    if (i >= 0) {
+      throw usageError(
+        `saveSae: ${dtype} has no number as large as ${values[i]}, which is in ${name}; write f32${dtype === "f16" ? " or bf16" : ""}`,
+      );
+    }
+    rounds ||= stored.some((v, j) => v !== values[j] && !Number.isNaN(v));
+  }
+  return rounds ? [`the weights beyond the precision of ${dtype}`] : [];
+}
+
 async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<void> {
   const { config, params, metadata, provenance } = sae;
   const { dIn, dOut, features, activation, applyBDecToInput } = config;
   const architecture = saeLensName(config);
   const data = await hostParams(params);
-  const own = { ...provenance, ...(architecture === "sluice" && { config }) };
+  const { origin, ...notes } = provenance ?? {};
+  const before = objectOf(provenance, "origin");
+  const extra = before?.format === "sae-lens" ? objectOf(before, "extra") : undefined;
+  const own = {
+    ...notes,
+    ...(origin !== undefined && !extra && { origin }),
+    ...(architecture === "sluice" && { config }),
+  };
   const heads = typeof metadata.hook_name === "string" && metadata.hook_name.endsWith(".hook_z");
   await writeSaeLens(
     folder,
@@ -78,6 +107,7 @@ async function writeOwn(folder: string, sae: Sae, dtype: FloatDType): Promise<vo
       reshapeActivations: heads ? "hook_z" : "none",
       metadata,
       ...(Object.keys(own).length > 0 && { sluice: own }),
+      ...(extra && { extra }),
       ...data,
       wEnc: transpose2d(data.wEnc, params.wEnc.shape[0], dIn),
     },
@@ -118,10 +148,12 @@ export async function loadSae(
   const { format } = files;
   if (format !== "sae-lens") {
     const plain = readSaeFiles(folder, files, options);
+    checkOptions(folder, options, { format, transcoder: plain.transcoder });
     return { sae: fromPlain(device, plain), warnings: plain.warnings, format };
   }
   const file = scaled(folder, await readSaeLensFiles(files.config!, files.weights), options);
   const config = configOf(folder, file);
+  checkOptions(folder, options, { format, transcoder: config.transcoder });
   const { dIn } = config;
   const data = (name: ParamName, shape: readonly number[]): Float32Array => {
     const found = name === "logThreshold" ? undefined : file[name];
@@ -143,9 +175,31 @@ export async function loadSae(
     return device.tensor(name === "wEnc" ? transpose2d(values, dIn, shape[0]) : values, shape).keep();
   });
   const { config: _, ...own } = file.sluice ?? {};
-  const provenance: Notes | undefined = file.sluice && own;
+  const unknown = file.extra && { origin: { format, extra: file.extra } };
+  const provenance: Notes | undefined = (file.sluice || unknown) && { ...own, ...unknown };
   const metadata = placeOf(options, {}, file.metadata);
   return { sae: { config, params, metadata, provenance }, warnings: file.warnings, format };
+}
+
+/** An option that decides nothing about these files is a misunderstanding, and is never ignored. */
+function checkOptions(
+  folder: string,
+  { dictClass, threshold, hookOut, normFactor, normFactorOut }: LoadSaeOptions,
+  { format, transcoder }: { format: SaeFormat; transcoder: boolean },
+): void {
+  const dictionary = format !== "dictionary-learning" && `and this is ${saeFormatTitle(format)}`;
+  const none = !transcoder && "and this is none";
+  const unused: readonly (readonly [name: keyof LoadSaeOptions, given: unknown, why: string])[] = [
+    ["dictClass", dictionary && dictClass, `is for dictionary_learning, ${dictionary}`],
+    ["threshold", dictionary && threshold, `is for BatchTopK of dictionary_learning, ${dictionary}`],
+    ["hookOut", none && hookOut, `is for transcoders, ${none}`],
+    ["normFactorOut", none && normFactorOut, `is for transcoders, ${none}`],
+    ["normFactorOut", normFactor === undefined && normFactorOut, "goes with normFactor"],
+  ];
+  for (const [name, given, why] of unused) {
+    if (given !== undefined && given !== false)
+      throw usageError(`${folder}: ${optionHint(name)} ${why}; leave it away`);
+  }
 }
 
 /** SAELens has no run-time code for this normalisation: its factor is in the weights, or only the user knows it. */
@@ -157,23 +211,14 @@ function scaled(folder: string, file: SaeLensSae, { normFactor, normFactorOut }:
         `in SAELens' registry, as norm_scaling_factor); give ${optionHint("normFactor")}, or 1 if the weights have it already`,
     );
   }
-  const out = normFactorOut ?? normFactor;
-  const warnings = file.warnings.filter((w) => !w.includes("normalize_activations"));
-  const told: SaeLensSae = { ...file, warnings, normalizeActivations: "none" };
-  if (normFactor === 1 && out === 1) return told;
-  if (!(normFactor > 0 && out > 0 && Number.isFinite(normFactor) && Number.isFinite(out)))
-    throw usageError(`${folder}: normFactor=${normFactor} must be a positive number`);
-  if (file.architecture === "sluice")
+  if (file.architecture === "sluice" && normFactor !== 1)
     throw usageError(`${folder}: is an SAE of ours, which takes raw activations; leave normFactor away`);
-  if (out !== normFactor && saeLensConfig(file.architecture, file.k).transcoder === false)
-    throw usageError(`${folder}: normFactorOut is for transcoders; this SAE gives back its own input`);
-  return {
-    ...told,
-    wEnc: file.wEnc.map((v) => v * normFactor),
-    wDec: file.wDec.map((v) => v / out),
-    ...(file.bDec && { bDec: file.bDec.map((v) => v / out) }),
-    ...(file.wSkip && { wSkip: file.wSkip.map((v) => (v * normFactor) / out) }),
-  };
+  const warnings = file.warnings.filter((w) => !w.includes("normalize_activations"));
+  return foldNormalization(
+    { ...file, warnings, normalizeActivations: "none" as const },
+    normFactor,
+    normFactorOut,
+  );
 }
 
 /** `SAELens`, `dictionary_learning` … of what was loaded. */
@@ -182,16 +227,58 @@ export const formatTitle = ({ format }: LoadedSae): string => saeFormatTitle(for
 function configOf(folder: string, file: SaeLensSae): SaeConfig {
   const { architecture, dIn, dOut, dSae: features, applyBDecToInput } = file;
   if (architecture !== "sluice") {
-    return saeConfig({ dIn, dOut, features, applyBDecToInput, ...saeLensConfig(architecture, file.k) });
+    const rest = saeLensConfig(architecture, file.k);
+    return checked(folder, () => saeConfig({ dIn, dOut, features, applyBDecToInput, ...rest }));
   }
-  const own = file.sluice?.config as SaeConfig | undefined;
-  if (!own) throw inputError(`${folder}: architecture sluice without sluice.config`);
-  const config = saeConfig(own);
+  const own = savedConfig.safeParse(file.sluice?.config);
+  if (!own.success) {
+    const [{ path, message }] = own.error.issues;
+    throw inputError(
+      `${folder}: ${["sluice.config", ...path].join(".")} of cfg.json: ${message.slice(0, 200)}`,
+    );
+  }
+  const config = checked(folder, () => saeConfig(own.data));
   if (config.dIn !== dIn || config.dOut !== dOut || config.features !== features) {
     throw inputError(`${folder}: sluice.config is of another size than d_in, d_out and d_sae`);
   }
   return config;
 }
+
+/** A file that says what no SAE can be is bad input, whatever a caller would have done wrong. */
+function checked<T>(folder: string, make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    if (error instanceof SluiceError) throw inputError(`${folder}: ${error.message}`, error);
+    throw error;
+  }
+}
+
+/** A config under our own key; activations that exist in training only are never saved. */
+const savedConfig = z.strictObject({
+  dIn: z.number(),
+  dOut: z.number().optional(),
+  features: z.number(),
+  encoder: z
+    .discriminatedUnion("kind", [
+      z.strictObject({ kind: z.literal("dense") }),
+      z.strictObject({
+        kind: z.literal("kron"),
+        m: z.number(),
+        n: z.number(),
+        product: z.enum(["mand", "relu", "raw"]),
+      }),
+    ])
+    .optional(),
+  activation: z.discriminatedUnion("kind", [
+    z.strictObject({ kind: z.enum(["relu", "jumprelu", "gated"]), log: z.literal(false).optional() }),
+    z.strictObject({ kind: z.literal("topk"), k: z.number() }),
+  ]),
+  applyBDecToInput: z.boolean().optional(),
+  decoderBias: z.boolean().optional(),
+  transcoder: z.boolean().optional(),
+  skip: z.boolean().optional(),
+});
 
 function saeLensConfig(
   architecture: Exclude<SaeLensArchitecture, "sluice">,

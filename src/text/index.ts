@@ -27,6 +27,7 @@ export {
   labelledSet,
   listLabelledSets,
 } from "./labelled.ts";
+export { LazyTokens, type LazyTokensOptions } from "./lazy-tokens.ts";
 export {
   buildTokenMix,
   checkMix,
@@ -37,8 +38,19 @@ export {
   sampleWords,
   trainMixTokenizer,
 } from "./mix.ts";
-export { type OpenTextOptions, openText, pinText, type TextSource, textFingerprint } from "./open-text.ts";
 export {
+  noText,
+  type OpenTextOptions,
+  openText,
+  pinText,
+  type TextPart,
+  type TextSource,
+  textFingerprint,
+  textParts,
+} from "./open-text.ts";
+export {
+  firstDocuments,
+  type LazyText,
   MemoryTokens,
   type PackedBatch,
   type PackerState,
@@ -51,7 +63,7 @@ export {
 export { type PackedSample, SamplePacker, type SamplePackOptions } from "./sample-packing.ts";
 export { StridedWindows, type StrideOptions } from "./strided.ts";
 export { TokenFile, type TokenFileHeader, type TokenFileInfo, TokenFileWriter } from "./token-file.ts";
-export { collectTokens, type TokenizeOptions, tokenizeDocuments } from "./tokenize.ts";
+export { collectTokens, type TokenizeOptions, type TokenizeProgress, tokenizeDocuments } from "./tokenize.ts";
 export { type EncodeOptions, loadTokenizer, Tokenizer } from "./tokenizer.ts";
 export { bpeTokenizerConfig, bpeTokenizerJson, saveBpe } from "./tokenizer-json.ts";
 export type { Corpus, CorpusSource, Document, Domain, HeldOutRule, Split } from "./types.ts";

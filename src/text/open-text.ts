@@ -39,6 +39,15 @@ export interface OpenTextOptions extends InstallOptions {
   hub?: HubOptions;
 }
 
+/** A stretch of a text that is read on its own, and where it comes from the hub downloaded when its turn comes. */
+export interface TextPart {
+  readonly name: string;
+  /** As it is stored, where that is known. */
+  readonly bytes?: number;
+  /** In their fixed order; those without text are left out. */
+  documents(): AsyncGenerator<Document>;
+}
+
 /** Text that can be read any number of times. Reading it throws if there is no document at all. */
 export interface TextSource extends AsyncIterable<Document> {
   name: string;
@@ -83,19 +92,40 @@ export async function openText(
       [Symbol.asyncIterator]: () => chain(sources),
     };
   }
+  const { kind, parts } = await openParts(spec, options);
+  return { name: spec, kind, [Symbol.asyncIterator]: () => notEmpty(spec, chain(parts), options) };
+}
+
+/** The parts of a text in their order: each file of a dataset of the hub; any other text is one. */
+export async function textParts(spec: string, options: OpenTextOptions = {}): Promise<readonly TextPart[]> {
+  return (await openParts(spec, options)).parts;
+}
+
+async function openParts(
+  spec: string,
+  options: OpenTextOptions,
+): Promise<{ kind: TextSource["kind"]; parts: readonly TextPart[] }> {
+  const part = (name: string, documents: () => AsyncGenerator<Document>, bytes?: number): TextPart => ({
+    name,
+    bytes,
+    documents: () => withText(documents(), options),
+  });
   if (isCorpus(spec)) {
     corpusByName(spec);
-    return source(spec, "corpus", () => corpusDocuments(spec, options), options);
+    return { kind: "corpus", parts: [part(spec, () => corpusDocuments(spec, options))] };
   }
   if (isDatasetPath(spec)) {
-    const dataset = await openDataset(spec, options);
-    return source(spec, "hub", () => datasetDocuments(dataset, options), options);
+    const { repo, files } = await openDataset(spec, options);
+    const parts = files.map((file) =>
+      part(file.path, () => datasetDocuments(repo, file, options), file.size),
+    );
+    return { kind: "hub", parts };
   }
   const found = await stat(spec).catch(() => undefined);
   if (!found) throw usageError(unknownText(spec));
   return found.isDirectory()
-    ? source(spec, "folder", () => folderDocuments(spec, options), options)
-    : source(spec, "file", () => fileDocuments(spec, basename(spec), options), options);
+    ? { kind: "folder", parts: [part(spec, () => folderDocuments(spec, options))] }
+    : { kind: "file", parts: [part(spec, () => fileDocuments(spec, basename(spec), options))] };
 }
 
 /**
@@ -150,7 +180,7 @@ interface Dataset {
   files: RepoFile[];
 }
 
-/** The files that a path or pattern in a dataset means. A folder's are those that hold text; the dataset's card is not. */
+/** The files that a path or pattern in a dataset means. A folder's are those that hold text; its card and its loading script are not. */
 async function openDataset(
   spec: string,
   options: Pick<OpenTextOptions, "hub" | "signal" | "log">,
@@ -159,7 +189,9 @@ async function openDataset(
   const repo = await openRepo(id, hubOptions(options));
   const found = await repo.find(path);
   const named = isPattern(path) || found.some((file) => file.path === path);
-  const files = named ? found : found.filter((file) => isTextFile(file.path) && !isCard(file.path));
+  const script = `${id.name.split("/")[1]}.py`; // by which Python once loaded a dataset
+  const isText = (file: string) => isTextFile(file) && !isCard(file) && file !== script;
+  const files = named ? found : found.filter((file) => isText(file.path));
   if (files.length === 0) {
     const near = found.length > 0 ? found : await repo.list();
     const where = repo.offline ? ` of those in the cache (${repo.folder}; HF_HUB_OFFLINE is set)` : "";
@@ -177,13 +209,12 @@ const isCard = (path: string): boolean =>
   cards.has(path.toLowerCase()) || path.split("/").some((part) => part.startsWith("."));
 
 async function* datasetDocuments(
-  { repo, files }: Dataset,
+  repo: Repo,
+  file: RepoFile,
   options: OpenTextOptions,
 ): AsyncGenerator<Document> {
-  for (const file of files) {
-    const folder = await repo.fetch([file]);
-    yield* fileDocuments(join(folder, file.path), file.path, options);
-  }
+  const folder = await repo.fetch([file]);
+  yield* fileDocuments(join(folder, file.path), file.path, options);
 }
 
 function unknownText(spec: string): string {
@@ -191,36 +222,38 @@ function unknownText(spec: string): string {
   return `no corpus is called "${spec}", and there is no such file or folder${didYouMean(spec, names)}`;
 }
 
-function source(
-  name: string,
-  kind: TextSource["kind"],
-  read: () => AsyncGenerator<Document>,
-  options: OpenTextOptions,
-): TextSource {
-  return { name, kind, [Symbol.asyncIterator]: () => notEmpty(name, read(), options) };
+/** Documents that are more than blanks. */
+async function* withText(
+  documents: AsyncGenerator<Document>,
+  { signal }: OpenTextOptions,
+): AsyncGenerator<Document> {
+  for await (const document of documents) {
+    throwIfAborted(signal);
+    if (document.text.trim() !== "") yield document;
+  }
 }
 
 async function* notEmpty(
   name: string,
   documents: AsyncGenerator<Document>,
-  options: OpenTextOptions,
+  { split }: OpenTextOptions,
 ): AsyncGenerator<Document> {
   let any = false;
   for await (const document of documents) {
-    throwIfAborted(options.signal);
-    if (document.text.trim() === "") continue;
     any = true;
     yield document;
   }
-  const { split = "all" } = options;
-  if (!any)
-    throw inputError(
-      `${name} has no text${split === "all" ? "" : ` in its ${split} documents; split "all" takes every document`}`,
-    );
+  if (!any) throw noText(name, split);
 }
 
-async function* chain(sources: readonly TextSource[]): AsyncGenerator<Document> {
-  for (const one of sources) yield* one;
+/** The error of a text that has no document in a split. */
+export const noText = (name: string, split: Split = "all"): Error =>
+  inputError(
+    `${name} has no text${split === "all" ? "" : ` in its ${split} documents; split "all" takes every document`}`,
+  );
+
+async function* chain(sources: readonly (TextSource | TextPart)[]): AsyncGenerator<Document> {
+  for (const one of sources) yield* "documents" in one ? one.documents() : one;
 }
 
 async function* folderDocuments(folder: string, options: OpenTextOptions): AsyncGenerator<Document> {
@@ -281,6 +314,7 @@ function* selectUnits(units: readonly Document[], split: Split): Generator<Docum
 /** A text's place in [0, 1) by its content; those below the share are held out. Changing it moves documents. */
 const placeOf = (text: string): number => hashUnit(`user/${text}`);
 
+/** Records whose field is null are left out, as rows without a value are. */
 async function* jsonlDocuments(path: string, id: string, options: OpenTextOptions): AsyncGenerator<Document> {
   const { invalid, field = "text", split = "all" } = options;
   let line = 0;
@@ -289,7 +323,7 @@ async function* jsonlDocuments(path: string, id: string, options: OpenTextOption
     const json = decodeUtf8(bytes, path, { invalid, offset });
     if (json.trim() === "") continue;
     const text = textField(json, field, `${path}: line ${line} (byte ${offset})`);
-    if (isIn(split, text)) yield { id: `${id}:${line}`, text };
+    if (text !== null && isIn(split, text)) yield { id: `${id}:${line}`, text };
   }
 }
 
@@ -309,7 +343,7 @@ async function* parquetDocuments(
 const isIn = (split: Split, text: string): boolean =>
   split === "all" || placeOf(text) < userHeldOut.share === (split === "heldout");
 
-function textField(json: string, field: string, place: string): string {
+function textField(json: string, field: string, place: string): string | null {
   let record: unknown;
   try {
     record = JSON.parse(json);
@@ -318,7 +352,7 @@ function textField(json: string, field: string, place: string): string {
   }
   const isRecord = typeof record === "object" && record !== null && !Array.isArray(record);
   const value = isRecord ? (record as Record<string, unknown>)[field] : undefined;
-  if (typeof value === "string") return value;
+  if (typeof value === "string" || value === null) return value;
   const there = isRecord
     ? `it has ${Object.keys(record as object).join(", ") || "no fields"}`
     : "it is no object";

@@ -6,13 +6,39 @@
 import { usageError } from "../util/errors.ts";
 import { permutation } from "./hashing.ts";
 
-/** Tokens with document ends: a `TokenFile`, or `MemoryTokens`. */
+/** Tokens with document ends: a `TokenFile`, `MemoryTokens`, or `LazyTokens`. */
 export interface TokenSource {
   readonly tokens: number;
   /** End of each document in tokens, [documents]. */
   readonly documentEnds: Float64Array;
   /** `count` ids from `start`. */
   read(start: number, count: number): Int32Array;
+  /** Of a text that is read as far as it is needed; `tokens` and `documentEnds` are then those that are there. */
+  readonly lazy?: LazyText;
+}
+
+/** The rest of a text. */
+export interface LazyText {
+  /** Whether all of it is there. */
+  readonly whole: boolean;
+  /** What the text is: stands for its tokens where equal texts are told by them. */
+  readonly identity: string;
+  /** Tokens among which windows are shuffled: one stretch after the other, whatever is there behind it. */
+  readonly shuffled: number;
+  /** Reads on, until so many tokens are there in all or the text ends. */
+  grow(tokens: number): Promise<void>;
+}
+
+/** The first documents of a text that together have `tokens` tokens, or all; of a lazy one, whatever more of it is there. */
+export async function firstDocuments(source: TokenSource, tokens: number): Promise<TokenSource> {
+  await source.lazy?.grow(tokens);
+  const last = source.documentEnds.findIndex((end) => end >= tokens);
+  const documentEnds = source.documentEnds.slice(0, last < 0 ? undefined : last + 1);
+  return {
+    tokens: documentEnds.at(-1) ?? 0,
+    documentEnds,
+    read: (start, count) => source.read(start, count),
+  };
 }
 
 /** Documents held in memory. */
@@ -80,8 +106,6 @@ export interface PackerState {
 
 /** A text as a model reads it: [BOS] document [EOS] after document. */
 export class TokenStream {
-  /** Tokens in all. */
-  readonly length: number;
   readonly #source: TokenSource;
   readonly #bos: number | null;
   readonly #eos: number | null;
@@ -93,7 +117,11 @@ export class TokenStream {
     this.#bos = bos;
     this.#eos = eos;
     this.#extra = (bos === null ? 0 : 1) + (eos === null ? 0 : 1);
-    this.length = source.tokens + this.#extra * source.documentEnds.length;
+  }
+
+  /** Tokens in all. */
+  get length(): number {
+    return this.#source.tokens + this.#extra * this.#source.documentEnds.length;
   }
 
   /** `count` ids of the stream with BOS and EOS from `from`, and the document of each, counted from the first. */
@@ -156,25 +184,37 @@ export interface WindowSource {
 /** Windows to be trained on, in an order of its own, epoch after epoch. */
 export interface TrainingWindows {
   readonly context: number;
-  /** Of one epoch. */
+  /** Of one epoch; where the source is lazy, as far as it was read. */
   readonly windows: number;
+  /** How many windows an epoch has is not known from the start. */
+  readonly lazy: boolean;
   readonly state: PackerState;
   restore(state: PackerState): void;
+  /** Makes so many windows of an epoch ready, where not all are from the start. */
+  reach(windows: number): Promise<void>;
   /** The next `batch` windows; goes on into the next epoch by itself. */
   next(batch: number): PackedBatch;
 }
 
-/** Where a packer stands among its windows. It can be restored; each epoch has an order of its own, unless there is no seed. */
-export class WindowOrder {
-  readonly windows: number;
-  readonly #seed: number | undefined;
-  #state: PackerState = { epoch: 0, index: 0 };
-  #order: { epoch: number; windows: Uint32Array } | undefined;
+export interface WindowOrderOptions {
+  /** Windows of an epoch, as far as they are known now. */
+  readonly windows: () => number;
+  /** Whether these are all; default yes. */
+  readonly whole?: () => boolean;
+  /** Windows that are shuffled among each other; default all. */
+  readonly block?: number;
+  /** Each epoch has an order of its own; without a seed windows come one after the other. */
+  readonly seed?: number;
+}
 
-  /** Without a seed the windows come in their own order. */
-  constructor(windows: number, seed: number | undefined) {
-    this.windows = windows;
-    this.#seed = seed;
+/** Where a packer stands among its windows: it can be restored to any place. */
+export class WindowOrder {
+  readonly #options: Required<Omit<WindowOrderOptions, "seed">> & Pick<WindowOrderOptions, "seed">;
+  #state: PackerState = { epoch: 0, index: 0 };
+  #order: { epoch: number; block: number; windows: Uint32Array } | undefined;
+
+  constructor({ windows, whole = () => true, block = Number.POSITIVE_INFINITY, seed }: WindowOrderOptions) {
+    this.#options = { windows, whole, block, seed };
   }
 
   get state(): PackerState {
@@ -182,30 +222,39 @@ export class WindowOrder {
   }
 
   restore({ epoch, index }: PackerState): void {
-    const whole = Number.isInteger(epoch) && epoch >= 0 && Number.isInteger(index) && index >= 0;
-    if (!whole || index > this.windows) {
+    const { windows, whole } = this.#options;
+    const counts = [epoch, index].every((n) => Number.isInteger(n) && n >= 0);
+    if (!counts || (index > windows() && whole())) {
       throw usageError(
-        `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
+        `packing: state epoch=${epoch}, index=${index} does not fit ${windows()} windows: was the text or the context changed?`,
       );
     }
     this.#state = { epoch, index };
   }
 
-  /** The next window. */
+  /** The next window; goes on into the next epoch. */
   next(): number {
-    if (this.#state.index === this.windows) this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+    const { windows, whole } = this.#options;
+    if (this.#state.index >= windows()) {
+      if (!whole()) throw new Error("packing: windows of a lazy text are reached before they are taken");
+      this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+    }
     const window = this.#windowAt(this.#state);
     this.#state.index++;
     return window;
   }
 
   #windowAt({ epoch, index }: PackerState): number {
-    if (this.#seed === undefined) return index;
-    if (this.#order?.epoch !== epoch) {
-      const windows = permutation(this.windows, this.#seed + Math.imul(epoch, 0x9e3779b1));
-      this.#order = { epoch, windows };
+    const { windows, block: size, seed } = this.#options;
+    if (seed === undefined) return index;
+    const block = Math.floor(index / size);
+    const first = block === 0 ? 0 : block * size;
+    if (this.#order?.epoch !== epoch || this.#order.block !== block) {
+      const count = Math.min(size, windows() - first);
+      const own = seed + Math.imul(epoch, 0x9e3779b1) + Math.imul(block, 0x85ebca77);
+      this.#order = { epoch, block, windows: permutation(count, own) };
     }
-    return this.#order.windows[index];
+    return first + this.#order.windows[index - first];
   }
 }
 
@@ -217,10 +266,11 @@ export function checkWindows(first: number, batch: number, windows: number): voi
 
 export class TokenPacker implements WindowSource, TrainingWindows {
   readonly context: number;
-  /** Windows in one epoch; the text's last, shorter stretch is left out. */
-  readonly windows: number;
+  readonly #source: TokenSource;
   readonly #stream: TokenStream;
   readonly #options: Required<PackOptions>;
+  /** Windows that are shuffled among each other. */
+  readonly #block: number;
   readonly #order: WindowOrder;
 
   constructor(source: TokenSource, options: PackOptions) {
@@ -229,17 +279,55 @@ export class TokenPacker implements WindowSource, TrainingWindows {
     if (!Number.isInteger(context) || context < 2)
       throw usageError(`packing: context=${context} must be an integer of at least 2`);
     if (windowBos && bos === null) throw usageError("packing: windowBos needs a BOS token");
+    this.#source = source;
     this.#stream = new TokenStream(source, { bos, eos });
     this.#options = { context, bos, eos, windowBos, shuffle, seed, segments };
+    const together = shuffle ? (source.lazy?.shuffled ?? Number.POSITIVE_INFINITY) : context;
+    this.#block = Math.max(1, Math.floor(together / context));
     this.context = context;
+    this.#order = new WindowOrder({
+      windows: () => this.windows,
+      whole: () => this.#whole,
+      block: this.#block,
+      seed: shuffle ? seed : undefined,
+    });
+    if (this.#whole) this.#refuseNone();
+  }
+
+  /** Windows in one epoch; the text's last, shorter stretch is left out. Of a lazy text, those that can be had now. */
+  get windows(): number {
+    const { windowBos } = this.#options;
     const { length } = this.#stream;
-    this.windows = Math.floor((windowBos ? length : length - 1) / context);
-    if (this.windows < 1) {
-      throw usageError(
-        `packing: the text has ${source.tokens} tokens in ${source.documentEnds.length} documents, too few for one window of ${context}`,
-      );
+    const all = Math.max(0, Math.floor((windowBos ? length : length - 1) / this.context));
+    return this.#whole ? all : all - (all % this.#block);
+  }
+
+  /** Whether the text is read as far as it is needed. */
+  get lazy(): boolean {
+    return this.#source.lazy !== undefined;
+  }
+
+  get #whole(): boolean {
+    return this.#source.lazy?.whole ?? true;
+  }
+
+  /** Of a lazy text: reads on, until an epoch has so many windows or the text ends. `next` and `at` do not read on. */
+  async reach(windows: number): Promise<void> {
+    const { lazy } = this.#source;
+    const epoch = this.state.epoch > 0 ? Number.POSITIVE_INFINITY : windows; // there is a second one behind the end only
+    while (lazy && !lazy.whole && this.windows < epoch) {
+      const wanted = Math.ceil(epoch / this.#block) * this.#block * this.context + 1;
+      await lazy.grow(this.#source.tokens + Math.max(1, wanted - this.#stream.length));
     }
-    this.#order = new WindowOrder(this.windows, shuffle ? seed : undefined);
+    if (this.#whole) this.#refuseNone();
+  }
+
+  #refuseNone(): void {
+    if (this.windows >= 1) return;
+    const { tokens, documentEnds } = this.#source;
+    throw usageError(
+      `packing: the text has ${tokens} tokens in ${documentEnds.length} documents, too few for one window of ${this.context}`,
+    );
   }
 
   get state(): PackerState {

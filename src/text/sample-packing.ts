@@ -29,6 +29,7 @@ export interface SamplePackOptions {
 export class SamplePacker implements WindowSource, TrainingWindows {
   readonly context: number;
   readonly windows: number;
+  readonly lazy = false;
   /** Samples of each window. */
   readonly #layout: readonly (readonly PackedSample[])[];
   readonly #pad: number;
@@ -46,7 +47,7 @@ export class SamplePacker implements WindowSource, TrainingWindows {
     this.#pad = pad;
     this.#layout = packed(samples, context);
     this.windows = this.#layout.length;
-    this.#order = new WindowOrder(this.windows, seed);
+    this.#order = new WindowOrder({ windows: () => this.windows, seed });
   }
 
   get state(): PackerState {
@@ -56,6 +57,9 @@ export class SamplePacker implements WindowSource, TrainingWindows {
   restore(state: PackerState): void {
     this.#order.restore(state);
   }
+
+  /** All windows are there from the start. */
+  async reach(): Promise<void> {}
 
   next(batch: number): PackedBatch {
     return this.#batch(Array.from({ length: batch }, () => this.#order.next()));

@@ -32,6 +32,20 @@ export interface TokenFileHeader {
   tokenizer: string;
   /** What the tokens are, for people: mix, corpus, split. */
   source: string;
+  /** Of a file that is only a stretch of a text: where it begins and ends. */
+  stretch?: Stretch;
+}
+
+/** A place in a text: so many documents of this part are before it. */
+export interface TextPlace {
+  part: number;
+  document: number;
+}
+
+/** From one place up to another; null is the end of the text. */
+export interface Stretch {
+  from: TextPlace;
+  to: TextPlace | null;
 }
 
 /** What is known before the first token. */
@@ -95,7 +109,7 @@ export class TokenFileWriter {
   }
 
   /** Finishes the file. */
-  close(): TokenFileHeader {
+  close({ stretch }: Pick<TokenFileHeader, "stretch"> = {}): TokenFileHeader {
     this.#flush();
     writeAll(this.path, this.#fd, new Uint8Array(this.#lengths.buffer, 0, 4 * this.#documents));
     const header: TokenFileHeader = {
@@ -103,6 +117,7 @@ export class TokenFileWriter {
       tokens: this.#tokens,
       documents: this.#documents,
       ...this.#info,
+      ...(stretch && { stretch }),
     };
     const text = Buffer.from(magic + JSON.stringify(header));
     if (text.length > headerBytes)

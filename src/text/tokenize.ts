@@ -8,12 +8,22 @@ import { type TokenFileHeader, TokenFileWriter } from "./token-file.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import type { Document } from "./types.ts";
 
+/** How far the tokenising of a text is. */
+export interface TokenizeProgress {
+  readonly tokens: number;
+  /** Of `tokens`, those that were there when it began. */
+  readonly before: number;
+  readonly tokensPerSecond: number;
+  /** The last of these calls: the text, or as much of it as is needed now, is tokenised. */
+  readonly done: boolean;
+}
+
 export interface TokenizeOptions {
   /** What the text is, for the header. */
   source: string;
   signal?: AbortSignal;
   /** Called about twice a second. */
-  onProgress?: (progress: { tokens: number; tokensPerSecond: number }) => void;
+  onProgress?: (progress: TokenizeProgress) => void;
 }
 
 /**
@@ -55,20 +65,21 @@ export async function tokenizeDocuments(
   try {
     const started = performance.now();
     let reported = started;
+    const report = (done: boolean) => {
+      const tokensPerSecond = (1000 * writer.tokens) / (performance.now() - started);
+      onProgress?.({ tokens: writer.tokens, before: 0, tokensPerSecond, done });
+    };
     for await (const { text } of documents) {
       throwIfAborted(signal);
       writer.add(tokenizer.encode(text, { plain: true }));
       const now = performance.now();
       if (now - reported > 500) {
         reported = now;
-        onProgress?.({ tokens: writer.tokens, tokensPerSecond: (1000 * writer.tokens) / (now - started) });
+        report(false);
       }
     }
     if (writer.tokens === 0) throw inputError(`${source}: there is no text`);
-    onProgress?.({
-      tokens: writer.tokens,
-      tokensPerSecond: (1000 * writer.tokens) / (performance.now() - started),
-    });
+    report(true);
     return writer.close();
   } finally {
     writer.discard();

@@ -15,8 +15,15 @@ import { invalidUtf8Offset } from "./utf8.ts";
 export interface EncodeOptions {
   /** Put BOS in front; false by default. */
   bos?: boolean;
-  /** Read the names of special tokens in the text as plain text; only byte-level BPE can. False by default. */
+  /** Read the names of special tokens in the text as plain text; false by default. */
   plain?: boolean;
+}
+
+export interface TokenizerOptions {
+  /** False keeps to the reference; true by default. */
+  fast?: boolean;
+  /** The model's config.json: its `bos_token_id` and `eos_token_id` count where the tokenizer does not speak of them (GPT-2). */
+  model?: Readonly<Record<string, unknown>>;
 }
 
 export class Tokenizer {
@@ -33,12 +40,17 @@ export class Tokenizer {
   readonly fast: boolean;
   readonly #chat: ChatTemplate | undefined;
   readonly #reference: Reference;
+  /** The same, to which the names of special tokens are text. Made when it is first needed. */
+  readonly #withoutSpecial: () => Reference;
+  readonly #specialNames: readonly string[];
   readonly #fast: FastBpe | undefined;
   /** Bytes by id; undefined for tokenizers that are not byte-level. */
   readonly #bytes: (Uint8Array | undefined)[] | undefined;
   readonly #names: (string | undefined)[] = [];
+  /** What tokens are put behind to be measured: decoders drop the blank at the beginning of a text. */
+  #lead: { readonly ids: readonly number[]; readonly bytes: number } | undefined;
 
-  constructor(jsonText: string, config: Record<string, unknown> = {}, options: { fast?: boolean } = {}) {
+  constructor(jsonText: string, config: Record<string, unknown> = {}, options: TokenizerOptions = {}) {
     const json = JSON.parse(jsonText) as TokenizerJson;
     this.#reference = new Reference(json, config);
     this.hash = createHash("sha256").update(jsonText).digest("hex");
@@ -49,24 +61,39 @@ export class Tokenizer {
     for (const [token, id] of this.#reference.get_vocab()) if (token !== undefined) this.#names[id] = token;
     this.vocabSize = this.#names.length;
     const added = json.added_tokens ?? [];
-    this.specialIds = new Set(added.filter((token) => token.special).map((token) => token.id));
+    const special = added.filter((token) => token.special);
+    this.specialIds = new Set(special.map((token) => token.id));
+    this.#specialNames = special.map((token) => token.content).filter((name) => name !== "");
+    let plain: Reference | undefined;
+    this.#withoutSpecial = () => {
+      const rest = added.filter((token) => !token.special);
+      plain ??= new Reference({ ...JSON.parse(jsonText), added_tokens: rest }, config);
+      return plain;
+    };
     const named = (key: string): number | undefined => {
       const value = config[key];
       const content =
         typeof value === "object" && value !== null ? (value as { content?: string }).content : value;
       return typeof content === "string" ? this.idOf(content) : undefined;
     };
-    this.bosId = named("bos_token");
-    this.eosId = named("eos_token");
+    const { model = {} } = options;
+    const ofModel = (key: "bos_token" | "eos_token"): number | undefined => {
+      const id = key in config ? undefined : model[`${key}_id`];
+      return typeof id === "number" && this.#names[id] !== undefined ? id : undefined;
+    };
+    this.bosId = named("bos_token") ?? ofModel("bos_token");
+    this.eosId = named("eos_token") ?? ofModel("eos_token");
     this.padId = named("pad_token");
     this.#chat = ChatTemplate.from(config);
   }
 
   /** Ids of a text, without special tokens of its own. */
   encode(text: string, options: EncodeOptions = {}): Int32Array {
+    const reference = () =>
+      options.plain && this.#hasSpecial(text) ? this.#withoutSpecial() : this.#reference;
     const ids = this.#fast
       ? this.#fast.encode(text, options.plain)
-      : Int32Array.from(this.#reference.encode(text, { add_special_tokens: false }).ids);
+      : Int32Array.from(reference().encode(text, { add_special_tokens: false }).ids);
     if (!options.bos) return ids;
     if (this.bosId === undefined) throw inputError("encode: this tokenizer has no BOS token");
     const withBos = new Int32Array(ids.length + 1);
@@ -123,6 +150,17 @@ export class Tokenizer {
     return this.#bytes?.[id];
   }
 
+  /** Bytes of text that a token stands for inside a text; 0 for special tokens. */
+  textBytes(id: number): number {
+    this.#check(id);
+    if (this.specialIds.has(id)) return 0;
+    if (this.#bytes) return this.#bytes[id]?.length ?? 0;
+    if (/^<0x[\dA-F]{2}>$/.test(this.#names[id] ?? "")) return 1;
+    this.#lead ??= this.#findLead();
+    const { ids, bytes } = this.#lead;
+    return Buffer.byteLength(this.decode([...ids, id])) - bytes;
+  }
+
   /** One string per id that together are the text: a character of several tokens belongs to the last of them. */
   pieces(ids: ArrayLike<number>): string[] {
     const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -135,6 +173,17 @@ export class Tokenizer {
     return pieces;
   }
 
+  /** A token of one letter, if there is one. */
+  #findLead() {
+    const id = this.#names.findIndex((name, i) => /^[a-z]$/i.test(name ?? "") && !this.specialIds.has(i));
+    const ids = id < 0 ? [] : [id];
+    return { ids, bytes: Buffer.byteLength(this.decode(ids)) };
+  }
+
+  #hasSpecial(text: string): boolean {
+    return this.#specialNames.some((name) => text.includes(name));
+  }
+
   #check(id: number): void {
     if (!Number.isInteger(id) || id < 0 || id >= this.vocabSize) {
       throw inputError(`token id ${id} is not in the vocabulary of ${this.vocabSize} tokens`);
@@ -143,26 +192,38 @@ export class Tokenizer {
 }
 
 /**
- * Loads `tokenizer.json` and, if they are there, `tokenizer_config.json` and `chat_template.jinja` of a model's folder. `fast:
- * false` keeps to the reference.
+ * Loads `tokenizer.json` and, if they are there, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja` and
+ * `config.json` of a model's folder. `fast: false` keeps to the reference.
  */
 export async function loadTokenizer(folder: string, options: { fast?: boolean } = {}): Promise<Tokenizer> {
   const file = join(folder, "tokenizer.json");
   const json = await readFile(file, "utf8").catch((cause: Error) => {
     throw ioError(`read the tokenizer ${file}`, cause);
   });
-  const config = (await readIfThere(join(folder, "tokenizer_config.json"))) ?? "{}";
+  const [config, names, model] = await Promise.all(
+    ["tokenizer_config.json", "special_tokens_map.json", "config.json"].map((name) =>
+      readRecord(join(folder, name)),
+    ),
+  );
   const template = await readIfThere(join(folder, "chat_template.jinja"));
+  const chat = template === undefined ? {} : { chat_template: template };
   try {
-    const parsed = JSON.parse(config) as Record<string, unknown>;
-    return new Tokenizer(
-      json,
-      template === undefined ? parsed : { ...parsed, chat_template: template },
-      options,
-    );
+    return new Tokenizer(json, { ...names, ...config, ...chat }, { ...options, model });
   } catch (cause) {
     throw inputError(`${file}: ${(cause as Error).message}`, cause);
   }
+}
+
+/** An object of JSON; empty where there is no such file. */
+async function readRecord(file: string): Promise<Record<string, unknown>> {
+  const text = await readIfThere(file);
+  try {
+    const record: unknown = JSON.parse(text ?? "{}");
+    if (typeof record === "object" && record !== null) return record as Record<string, unknown>;
+  } catch (cause) {
+    throw inputError(`${file}: ${(cause as Error).message}`, cause);
+  }
+  throw inputError(`${file}: an object was expected`);
 }
 
 async function readIfThere(file: string): Promise<string | undefined> {

@@ -1,6 +1,26 @@
 /**
- * Numbers for people: 12.3k, 4m 05s, 1.5 MB.
+ * Numbers for people: 12.3k, 4m 05s, 1.5 MB; values of files for messages.
  */
+
+const MAX_BRIEF = 80;
+
+/**
+ * A value that came from a file, as JSON for a message: one line, at most about 80 characters, and only the outermost level,
+ * so that whatever is nested in it, deep or in circles, costs nothing and never throws.
+ */
+export function brief(value: unknown): string {
+  if (typeof value === "string") return quoted(value);
+  if (typeof value !== "object" || value === null) return String(value);
+  if (!Array.isArray(value)) return "{…}";
+  const items = value.slice(0, 8).map((item) => (typeof item === "object" && item ? "…" : brief(item)));
+  const text = `[${items.join(", ")}${value.length > items.length ? ", …" : ""}]`;
+  return text.length > MAX_BRIEF ? `${text.slice(0, MAX_BRIEF)}…]` : text;
+}
+
+function quoted(text: string): string {
+  const json = JSON.stringify(text.slice(0, MAX_BRIEF));
+  return text.length > MAX_BRIEF ? `${json.slice(0, -1)}…"` : json;
+}
 
 /** `950`, `12.3k`, `4.56M`, `1.20G`. */
 export function formatCount(n: number): string {

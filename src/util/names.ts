@@ -21,11 +21,16 @@ export function editDistance(a: string, b: string): number {
   return previous[b.length];
 }
 
+/** Nothing is near to a name longer than this, and finding that out would take its length squared. */
+const MAX_NAME = 256;
+
 /** Up to `limit` candidates nearest to `name`, best first; a candidate that contains it counts as near. */
 export function nearestNames(name: string, candidates: Iterable<string>, limit = 3): string[] {
+  if (name.length > MAX_NAME) return [];
   const wanted = name.toLowerCase();
   const scored: { candidate: string; score: number }[] = [];
   for (const candidate of candidates) {
+    if (candidate.length > MAX_NAME) continue;
     const lower = candidate.toLowerCase();
     const contains = wanted.length >= 2 && (lower.includes(wanted) || wanted.includes(lower));
     const distance = editDistance(wanted, lower);

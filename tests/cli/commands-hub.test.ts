@@ -6,7 +6,7 @@ import * as fs from "node:fs";
 import * as path from "node:path";
 import { after, before, test } from "node:test";
 import { COMMIT, type HubServer, hubServer } from "../hub/hub-server.ts";
-import { tinyWorld } from "../recipes/tiny.ts";
+import { sentences, tinyWorld } from "../recipes/tiny.ts";
 import { type TemporaryFolder, temporaryFolder } from "../temporary.ts";
 import { type Ran, sluice } from "./sluice.ts";
 
@@ -15,6 +15,19 @@ let hub: HubServer;
 let model: string;
 const cache = () => path.join(temp.path, "hf");
 const WEIGHTS = "model.safetensors";
+/** Shards of about 0.6M tokens each, of which a run takes a million at a time; and a script that is no text. */
+const SHARDS = 5;
+const LARGE: Record<string, string> = {
+  "large.py": "import datasets",
+  ...Object.fromEntries(
+    Array.from({ length: SHARDS }, (_, shard) => [
+      `data/train-${shard}.jsonl`,
+      sentences(24_000, shard + 1)
+        .map((text) => `${JSON.stringify({ text })}\n`)
+        .join(""),
+    ]),
+  ),
+};
 
 before(async () => {
   temp = temporaryFolder();
@@ -33,6 +46,7 @@ before(async () => {
   );
   hub = await hubServer([
     { name: "org/tiny", files, lfs: [WEIGHTS] },
+    { type: "dataset", name: "org/large", files: LARGE },
     { type: "dataset", name: "org/texts", files: { "data/a.jsonl": fs.readFileSync(world.text) } },
   ]);
   Object.assign(process.env, {
@@ -163,4 +177,161 @@ test("lm generate --chat puts the message into the model's template", async () =
   ]) {
     assert.equal((await generate(...args)).code, 2);
   }
+});
+
+/** Shards that the hub was asked for since `clear`. */
+const shardsAsked = () =>
+  [
+    ...new Set(
+      hub.seen.map(({ path }) => /resolve\/.*train-(\d)/.exec(path)?.[1]).filter((n) => n !== undefined),
+    ),
+  ].sort();
+const clear = () => {
+  hub.seen.length = 0;
+};
+/** Forgets what was downloaded and tokenised. */
+const forget = () => {
+  clear();
+  fs.rmSync(path.join(cache(), "hub", "datasets--org--large"), { recursive: true, force: true });
+  fs.rmSync(path.join(process.env.SLUICE_CACHE ?? "", "tokens"), { recursive: true, force: true });
+};
+const sameFile = (a: string, b: string) =>
+  assert.ok(fs.readFileSync(a).equals(fs.readFileSync(b)), `${a} is not ${b}`);
+
+const LARGE_TEXT = "hf://datasets/org/large";
+
+test("a harvest fetches only the shards that its tokens reach, and is the same when it is interrupted", async () => {
+  forget();
+  const harvest = (out: string, tokens: number, until?: () => boolean) => {
+    const args = ["harvest", "--model", model, "--text", LARGE_TEXT, "--hook", "blocks.0.hook_resid_post"];
+    const more = [
+      "--tokens",
+      String(tokens),
+      "--windows",
+      "64",
+      "--shard-rows",
+      "4096",
+      "--out",
+      path.join(temp.path, out),
+    ];
+    return sluice([...args, ...more], until);
+  };
+  ok(await harvest("acts", 20_000));
+  assert.deepEqual(shardsAsked(), ["0", "1"]);
+  forget();
+  const shard = path.join(temp.path, "acts-2", "shard-00000.safetensors");
+  const stopped = await harvest("acts-2", 20_000, () => fs.existsSync(shard));
+  assert.equal(stopped.code, 130, stopped.stderr);
+  ok(await harvest("acts-2", 20_000));
+  for (const name of fs.readdirSync(path.join(temp.path, "acts")).filter((n) => n.endsWith(".safetensors")))
+    sameFile(path.join(temp.path, "acts", name), path.join(temp.path, "acts-2", name));
+});
+
+test("an SAE trained on a text of the hub fetches what it reads, and evaluates on the beginning of the rest", async () => {
+  forget();
+  const out = path.join(temp.path, "sae");
+  const text = ["--model", model, "--text", LARGE_TEXT];
+  const shape = [
+    "--hook",
+    "blocks.1.hook_resid_post",
+    "--features",
+    "32",
+    "--k",
+    "4",
+    "--batch",
+    "256",
+    "--buffer",
+    "4096",
+  ];
+  ok(await sluice(["sae", "train", ...text, ...shape, "--tokens", "8k", "--out", out]));
+  assert.deepEqual(shardsAsked(), ["0", "1"]);
+  clear();
+  const finished = ok(
+    await sluice(["sae", "train", ...text, ...shape, "--tokens", "8k", "--out", out, "--json"]),
+  );
+  assert.equal(finished.json<{ finished_before: boolean }>().finished_before, true);
+  ok(await sluice(["sae", "eval", "--sae", out, ...text, "--tokens", "2k"]));
+  assert.ok(shardsAsked().length <= 1, "at most the third, for 3 % of a million");
+});
+
+const lmArgs = (out: string, tokens: number) => {
+  const sizes = [
+    "--d",
+    "8",
+    "--layers",
+    "1",
+    "--heads",
+    "1",
+    "--kv-heads",
+    "1",
+    "--ffn",
+    "8",
+    "--context",
+    "16",
+    "--batch",
+    "8",
+  ];
+  const more = [
+    "--warmup",
+    "1",
+    "--schedule",
+    "constant",
+    "--log-every",
+    "5",
+    "--validate-every",
+    "20",
+    "--checkpoint-every",
+    "5",
+  ];
+  return [
+    "lm",
+    "train",
+    "--text",
+    LARGE_TEXT,
+    "--tokens",
+    String(tokens),
+    ...sizes,
+    ...more,
+    "--out",
+    path.join(temp.path, out),
+  ];
+};
+
+test("lm train fetches only the shards that it reads; it goes on to the same bits, also for more tokens", async () => {
+  forget();
+  const run = (out: string, tokens: number, until?: () => boolean) =>
+    sluice([...lmArgs(out, tokens), "--tokenizer", model, "--validation-windows", "16"], until);
+  const ran = ok(await run("lm", 8_000));
+  assert.deepEqual(shardsAsked(), ["0", "1"]);
+  assert.match(ran.stdout, /held-out, nats a token:\n {2}hf:\/\/datasets\/org\/large/);
+  forget();
+  const state = path.join(temp.path, "lm-2", "state.safetensors");
+  const stopped = await run("lm-2", 8_000, () => fs.existsSync(state));
+  assert.equal(stopped.code, 130, stopped.stderr);
+  clear();
+  ok(await run("lm-2", 8_000));
+  assert.deepEqual(shardsAsked(), []);
+  for (const name of ["model.safetensors", "state.safetensors"])
+    sameFile(path.join(temp.path, "lm", name), path.join(temp.path, "lm-2", name));
+  // The tokenised stretch is gone; the windows are the same.
+  fs.rmSync(path.join(process.env.SLUICE_CACHE ?? "", "tokens"), { recursive: true });
+  ok(await run("lm", 12_000));
+  ok(await run("lm-3", 12_000));
+  sameFile(
+    path.join(temp.path, "lm", "model.safetensors"),
+    path.join(temp.path, "lm-3", "model.safetensors"),
+  );
+});
+
+test("lm train takes the tokenizer of a model of the hub, without its weights", async () => {
+  fs.rmSync(path.join(cache(), "hub", "models--org--tiny"), { recursive: true, force: true });
+  clear();
+  ok(await sluice([...lmArgs("lm-hub", 8_000), "--tokenizer", "org/tiny", "--validation-windows", "16"]));
+  assert.ok(!hub.seen.some(({ path: asked }) => asked.includes(WEIGHTS)));
+  sameFile(path.join(temp.path, "lm", "tokenizer.json"), path.join(temp.path, "lm-hub", "tokenizer.json"));
+  sameFile(path.join(temp.path, "lm-hub", "tokenizer.json"), path.join(model, "tokenizer.json"));
+  const none = await sluice([...lmArgs("lm-none", 8_000), "--tokenizer", "org/none"]);
+  assert.equal(none.code, 1);
+  assert.match(none.stderr, /there is no folder org\/none, and the hub has no model org\/none/);
+  assert.ok(!fs.existsSync(path.join(temp.path, "lm-none")));
 });

@@ -51,6 +51,14 @@ test("sae convert names what was lost, and refuses what would round unless it is
   const same = await sluice(["sae", "convert", "--sae", out, "--out", out]);
   assert.equal(same.code, 2);
   assert.match(same.stderr, /is the folder of --sae; choose another/);
+  const link = path.join(temp.path, "link");
+  fs.symlinkSync(out, link);
+  const linked = await sluice(["sae", "convert", "--sae", out, "--out", link]);
+  assert.match(linked.stderr, /is the folder of --sae; choose another/);
+  const other = await sluice([...argv, "dictionary-learning"]);
+  assert.equal(other.code, 2);
+  assert.match(other.stderr, /holds an SAE of Llama Scope already; choose another folder/);
+  assert.equal((await sluice([...batch, "--lossy"])).code, 0, "the same conversion again");
 });
 
 test("sae list finds releases by words, each with a format that is read", async () => {

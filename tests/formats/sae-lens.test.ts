@@ -161,8 +161,8 @@ test("what changes the meaning and is not supported is refused by name", async (
   await refused({ reshape_activations: "other" }, /reshape_activations="other"/);
   await refused({ k: 6 }, /k=6 is more than d_sae=5/);
   await refused({ k: undefined }, /k must be a positive whole number/);
-  await refused({ d_in: 4 }, /W_enc is \[3, 5\], but d_in and d_sae .* say \[4, 5\]/);
-  await refused({ d_in: 5, d_sae: 3 }, /W_enc is \[3, 5\].*transposed/);
+  await refused({ d_in: 4 }, /W_enc is f32 \[3, 5\], expected \[4, 5\] by d_in and d_sae of .*cfg\.json/);
+  await refused({ d_in: 5, d_sae: 3 }, /W_enc is f32 \[3, 5\].*transposed/);
   await refused({ dtype: "int4" }, /dtype "int4"/);
   await refused({ sluice: { schema: 2 } }, /newer version of sluice/);
   fs.writeFileSync(file, "{");
@@ -213,7 +213,7 @@ test("folding the input scale changes no output, with and without b_dec at the i
       assert.ok(Math.abs(v - before[i]) < 1e-5, `${v} ${before[i]}`);
     });
   }
-  assert.throws(() => foldNormalization(example(), 0), /factor=0 must be a positive number/);
+  assert.throws(() => foldNormalization(example(), 0), /must be a positive number, not 0/);
 });
 
 test("tensors of a wrong size are not written", async () => {

@@ -175,6 +175,44 @@ test("duplicate keys are refused, at the top and inside an entry", () => {
   assert.match(refused(raw(inner, four)), /the key "dtype" twice/);
 });
 
+test("duplicate keys are refused however far away their colons are", () => {
+  const a = entry("F32", [1], [0, 4]);
+  const gap = " ".repeat(100);
+  assert.match(refused(raw(`{"a"${gap}:${a},"a"${gap}:${a}}`, new Uint8Array(4))), /the key "a" twice/);
+});
+
+test("values nested without end are refused in few words", () => {
+  const deep = `${"[".repeat(200_000)}${"]".repeat(200_000)}`;
+  const four = new Uint8Array(4);
+  const message = refused(raw(`{"a":{"dtype":"F32","shape":${deep},"data_offsets":[0,4]}}`, four));
+  assert.match(message, /shape must be a list of whole numbers, not \[…\]$/);
+  const axes = Array.from({ length: 9 }, () => 1);
+  assert.match(refused(raw(`{"a":${entry("F32", axes, [0, 4])}}`, four)), /has 9 axes; at most 8/);
+});
+
+test("names that are endless or steer a terminal are refused", () => {
+  const four = new Uint8Array(4);
+  for (const name of ["n".repeat(5000), "\\u001b[2J"]) {
+    const message = refused(raw(`{"${name}":${entry("F32", [1], [0, 4])}}`, four));
+    assert.match(message, /is no name for an array/);
+    assert.ok(message.length < 300 && !message.includes("\u001b"));
+  }
+});
+
+test("a tensor that is too large to be held is an error, not a crash", async () => {
+  using temp = temporaryFolder();
+  const file = path.join(temp.path, "x.safetensors");
+  const terabyte = 2 ** 40;
+  const header = raw(`{"w":${entry("U8", [terabyte], [0, terabyte])}}`);
+  fs.writeFileSync(file, header);
+  fs.truncateSync(file, header.length + terabyte); // a sparse file: takes no room on the disk
+  const open = openSafetensors(file);
+  const message = /x\.safetensors: "w" is 1099511627776 bytes, more than can be held in one piece/;
+  assert.throws(() => open.readSync("w"), message);
+  await assert.rejects(open.read("w"), message);
+  open.close();
+});
+
 test("a name like __proto__ is only a name", async () => {
   using temp = temporaryFolder();
   const file = path.join(temp.path, "x.safetensors");

@@ -146,10 +146,11 @@ test("damaged archives are refused with what is wrong", () => {
 });
 
 test("names that lead out of the archive are refused", () => {
-  for (const name of ["../a", "a/../../b", "/etc/passwd", "a\\b", "a\0b"]) {
+  for (const name of ["../a", "a/../../b", "/etc/passwd", "a\\b"]) {
     refused(archive([{ name, data: hello }]), /names must stay inside the archive/);
   }
-  refused(archive([{ name: "n".repeat(2000), data: hello }]), /has a name of 2000 bytes/);
+  for (const name of ["a\0b", "\u001b]0;title", "n".repeat(2000)])
+    refused(archive([{ name, data: hello }]), /is no name for an array/);
 });
 
 test("entries that overlap or lie in the directory are refused", () => {

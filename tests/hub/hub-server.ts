@@ -5,6 +5,7 @@
 import { createHash } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
+import { gzipSync } from "node:zlib";
 
 export interface HubRepo {
   readonly type?: "model" | "dataset";
@@ -27,7 +28,9 @@ export type Fault =
   /** Sends this instead of the file. */
   | { readonly kind: "body"; readonly body: Buffer; readonly length?: number }
   /** The whole file, whatever range was asked for. */
-  | { readonly kind: "whole" };
+  | { readonly kind: "whole" }
+  /** The whole file packed, whatever encoding was asked for. */
+  | { readonly kind: "gzip" };
 
 export interface Seen {
   readonly host: "hub" | "files";
@@ -93,7 +96,10 @@ export async function hubServer(repos: readonly HubRepo[]): Promise<HubServer> {
       return;
     }
     if (path.startsWith("/api/")) {
-      sendApi(path, request, response);
+      if (fault?.kind === "cut") {
+        response.writeHead(200, { "content-type": "application/json", "content-length": 10_000 });
+        response.write(" ".repeat(fault.after), () => setTimeout(() => response.destroy(), 20));
+      } else sendApi(path, request, response);
       return;
     }
     sendFile(path, request, response, fault);
@@ -182,6 +188,11 @@ export async function hubServer(repos: readonly HubRepo[]): Promise<HubServer> {
 }
 
 function sendBytes(whole: Buffer, request: IncomingMessage, response: ServerResponse, fault?: Fault): void {
+  if (fault?.kind === "gzip") {
+    const packed = gzipSync(whole);
+    response.writeHead(200, { "content-encoding": "gzip", "content-length": packed.length }).end(packed);
+    return;
+  }
   const bytes = fault?.kind === "body" ? fault.body : whole;
   const range = fault?.kind === "whole" ? null : /^bytes=(\d+)-/.exec(request.headers.range ?? "");
   const from = range ? Number(range[1]) : 0;

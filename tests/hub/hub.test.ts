@@ -10,6 +10,8 @@ import { test } from "node:test";
 import { downloadBlob } from "../../src/hub/download.ts";
 import {
   fetchModel,
+  findModel,
+  findTokenizer,
   type HubOptions,
   type HubProgress,
   openRepo,
@@ -50,6 +52,8 @@ interface World extends AsyncDisposable {
   readonly repoFolder: string;
   readonly snapshot: string;
   readonly blob: string;
+  /** While the blob comes. */
+  readonly partial: string;
   readonly log: string[];
   options(more?: HubOptions): HubOptions;
 }
@@ -70,6 +74,7 @@ async function world(
     repoFolder,
     snapshot: join(repoFolder, "snapshots", COMMIT),
     blob: join(repoFolder, "blobs", sha256(WEIGHTS)),
+    partial: join(repoFolder, "blobs", `${sha256(WEIGHTS)}.sluice.incomplete`),
     log,
     options: (more = {}) => ({
       backoffMs: 1,
@@ -187,14 +192,14 @@ test("a connection cut in the middle is taken up where it broke off", async () =
   assert.ok(at(second) > 0 && at(second) <= 100_000, second);
   assert.ok(at(third) > at(second) && at(third) <= 150_000, third);
   assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
-  assert.ok(!fs.existsSync(`${w.blob}.incomplete`));
+  assert.ok(!fs.existsSync(w.partial));
   assert.match(w.log.join("\n"), /model\.safetensors: the connection was lost/);
 });
 
 test("what an earlier process left in .incomplete is not downloaded again", async () => {
   await using w = await world();
   fs.mkdirSync(join(w.repoFolder, "blobs"), { recursive: true });
-  fs.writeFileSync(`${w.blob}.incomplete`, WEIGHTS.subarray(0, 200_000));
+  fs.writeFileSync(w.partial, WEIGHTS.subarray(0, 200_000));
   const progress: HubProgress[] = [];
   await fetchModel(ID, w.options({ onProgress: (p) => progress.push(p) }));
   assert.deepEqual(ranges(w), ["bytes=200000-"]);
@@ -205,11 +210,96 @@ test("what an earlier process left in .incomplete is not downloaded again", asyn
   assert.equal(progress.filter((p) => p.done === p.total).length, 1, "the end is told once");
 });
 
+test("what Python left is gone on with when it was not touched for an hour; until then it is Python's", async () => {
+  const left = WEIGHTS.subarray(0, 200_000);
+  for (const minutes of [5, 65]) {
+    await using w = await world();
+    const python = `${w.blob}.incomplete`;
+    fs.mkdirSync(join(w.repoFolder, "blobs"), { recursive: true });
+    fs.writeFileSync(python, left);
+    const then = new Date(Date.now() - 60_000 * minutes);
+    fs.utimesSync(python, then, then);
+    await fetchModel(ID, w.options());
+    assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
+    assert.deepEqual(ranges(w), [minutes < 60 ? undefined : "bytes=200000-"]);
+    if (minutes < 60) assert.deepEqual(fs.readFileSync(python), left);
+    else assert.ok(!fs.existsSync(python));
+  }
+});
+
+test("a file that is packed on the way although it must not be is taken by its content", async () => {
+  await using w = await world(MODEL, { [STORED]: [{ kind: "gzip" }] });
+  await fetchModel(ID, w.options());
+  assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
+});
+
+test("a cache that cannot be written to serves what it has", async () => {
+  await using w = await world();
+  await fetchModel(ID, w.options());
+  fs.rmSync(join(w.repoFolder, ".listing"), { recursive: true });
+  fs.writeFileSync(join(w.repoFolder, ".listing"), "in the way");
+  assert.equal(await fetchModel(ID, w.options()), w.snapshot);
+  assert.match(w.log.join("\n"), /cannot write .*\.listing.*asked for again next time/);
+});
+
+test("a listing that breaks off is asked for again", async () => {
+  const tree = `hub:/api/models/org/tiny/tree/${COMMIT}`;
+  await using w = await world(MODEL, { [tree]: [{ kind: "cut", after: 5 }] });
+  await fetchModel(ID, w.options());
+  assert.match(w.log.join("\n"), /the connection was lost .*trying again/);
+});
+
+test("a busy hub is asked again before the commit in the cache is taken for its answer", async () => {
+  const info = "hub:/api/models/org/tiny/revision/main";
+  await using w = await world();
+  await fetchModel(ID, w.options());
+  w.log.length = 0;
+  w.hub.fault = (path, count) => (path === info && count === 1 ? { kind: "status", status: 429 } : undefined);
+  await fetchModel(ID, w.options());
+  assert.match(w.log.join("\n"), /answered 429 .*trying again/);
+  assert.doesNotMatch(w.log.join("\n"), /of the cache/);
+  w.log.length = 0;
+  w.hub.fault = (path) => (path === info ? { kind: "status", status: 503 } : undefined);
+  assert.equal(await fetchModel(ID, w.options()), w.snapshot);
+  assert.match(w.log.join("\n"), /answered 503, 5 times.*\n.*using commit 0123456789ab of the cache/);
+});
+
+test("a name that is neither a folder nor to be had says both, whatever the network", async () => {
+  await using w = await world();
+  const gone = w.options({ settings: { endpoint: "http://127.0.0.1:9" }, mostTries: 1 });
+  await assert.rejects(
+    findModel("out/brok", gone),
+    /there is no folder out\/brok, and http:\/\/127.0.0.1:9 could not be reached/,
+  );
+  for (const name of ["gpt2", "org/name@", "./out/brok"]) {
+    await assert.rejects(findModel(name, gone), (error: Error) => {
+      assert.ok(error.message.startsWith(`there is no folder ${name}, and it is no id of the hub`));
+      return true;
+    });
+  }
+  assert.equal(await findModel("models", gone), undefined);
+});
+
+test("a tokenizer comes without the model's weights", async () => {
+  await using w = await world();
+  const found = await findTokenizer("org/tiny", w.options());
+  assert.deepEqual(fs.readdirSync(found!.folder).sort(), [
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+  ]);
+  await using bare = await world({ name: "org/tiny", files: { "config.json": "{}", "vocab.json": "{}" } });
+  await assert.rejects(
+    findTokenizer("org/tiny", bare.options()),
+    /org\/tiny has no tokenizer\.json; convert/,
+  );
+});
+
 test("a server that ignores ranges sends it whole; one that cannot go on is asked from the start", async () => {
   for (const fault of [{ kind: "whole" }, { kind: "status", status: 416 }] as const) {
     await using w = await world(MODEL, { [STORED]: [fault] });
     fs.mkdirSync(join(w.repoFolder, "blobs"), { recursive: true });
-    fs.writeFileSync(`${w.blob}.incomplete`, WEIGHTS.subarray(0, 1000));
+    fs.writeFileSync(w.partial, WEIGHTS.subarray(0, 1000));
     await fetchModel(ID, w.options());
     assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
   }
@@ -219,7 +309,7 @@ test("an .incomplete that is spoilt, or longer than the file, is begun again", a
   for (const left of [Buffer.alloc(1000, 1), Buffer.alloc(400_000)]) {
     await using w = await world();
     fs.mkdirSync(join(w.repoFolder, "blobs"), { recursive: true });
-    fs.writeFileSync(`${w.blob}.incomplete`, left);
+    fs.writeFileSync(w.partial, left);
     await fetchModel(ID, w.options());
     assert.deepEqual(fs.readFileSync(w.blob), WEIGHTS);
   }
@@ -236,7 +326,7 @@ test("a file with another hash or another size is refused and removed", async ()
   for (const [body, message] of faults) {
     await using w = await world(MODEL, { [STORED]: [{ kind: "body", body }] });
     await assert.rejects(fetchModel(ID, w.options()), message);
-    assert.ok(!fs.existsSync(w.blob) && !fs.existsSync(`${w.blob}.incomplete`));
+    assert.ok(!fs.existsSync(w.blob) && !fs.existsSync(w.partial));
     assert.ok(!fs.existsSync(join(w.snapshot, "model.safetensors")));
   }
 });
@@ -316,7 +406,7 @@ test("a file that is cut again and again without a byte is given up, and what ca
   w.hub.fault = (path, count) =>
     path === STORED ? { kind: "cut", after: count === 0 ? 1000 : 0 } : undefined;
   await assert.rejects(fetchModel(ID, w.options()), /the connection was lost again and again .*are kept in/);
-  assert.ok(fs.statSync(`${w.blob}.incomplete`).size > 0);
+  assert.ok(fs.statSync(w.partial).size > 0);
 });
 
 test("a connection that falls silent counts as lost", async () => {
@@ -345,7 +435,7 @@ test("Ctrl-C leaves an .incomplete that the next run goes on from", async () => 
     );
     return true;
   });
-  const kept = fs.statSync(`${w.blob}.incomplete`).size;
+  const kept = fs.statSync(w.partial).size;
   assert.ok(kept > 100_000);
   await fetchModel(ID, w.options());
   assert.equal(ranges(w).at(-1), `bytes=${kept}-`);
@@ -448,6 +538,7 @@ test("find takes a file, a folder and patterns", async () => {
   assert.deepEqual(await find("data/a-[2-9].jsonl"), ["data/a-2.jsonl"]);
   assert.deepEqual(await find("data/a-[!2].*"), ["data/a-1.jsonl"]);
   assert.deepEqual(await find("*"), ["README.md", "x.txt"]);
+  await assert.rejects(find("data/[z-a].jsonl"), /the pattern "\[z-a\]\.jsonl" cannot be read/);
 });
 
 test("downloadBlob takes an empty file", async () => {

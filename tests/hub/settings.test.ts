@@ -55,6 +55,8 @@ test("the token is HF_TOKEN, else that of the token file", () => {
   assert.equal(under({ HF_HOME }).token, "hf_file");
   assert.equal(under({ HF_HOME, HF_TOKEN_PATH: join(temp.path, "other") }).token, "hf_other");
   assert.equal(under({ HF_HOME: temp.path }).token, undefined);
+  assert.throws(() => under({ HF_TOKEN: "hf_ä" }), /the token of the hub .* signs that no token has/);
+  assert.throws(() => under({ HF_TOKEN: "hf a" }), /the token of the hub .* holds blanks/);
 });
 
 test("HF_ENDPOINT is an address; HF_HUB_OFFLINE is 1, true, yes or on", () => {

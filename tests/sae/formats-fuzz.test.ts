@@ -7,7 +7,15 @@ import * as path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { parsePickle, writeZip, ZipFile } from "../../src/formats/index.ts";
-import { disposeSae, loadSae, mapParams, paramShapes } from "../../src/sae/index.ts";
+import {
+  createSae,
+  disposeSae,
+  loadSae,
+  mapParams,
+  paramShapes,
+  saeConfig,
+  saveSae,
+} from "../../src/sae/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
 import { Rng, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
@@ -49,21 +57,26 @@ function mutate(bytes: Buffer, rng: Rng): Buffer {
   }
 }
 
-const HOSTILE = [null, -1, 0, 1e308, 2 ** 53, 1.5, "x", [], {}, true, "__proto__"];
+/** Stands for lists in lists, deeper than JSON.stringify can go. */
+const DEEP = "@deep";
+const HOSTILE = [null, -1, 0, 1e308, 2 ** 53, 1.5, "x", [], {}, true, "__proto__", [[[]]], DEEP];
 
-/** A config with one value replaced. */
+/** A config with one value replaced, at any depth. */
 function mutateJson(text: string, rng: Rng): string {
   const root = JSON.parse(text) as Record<string, unknown>;
   let target = root;
-  let keys = Object.keys(target);
-  const first = keys[rng.int(keys.length)];
-  const inner = target[first];
-  if (typeof inner === "object" && inner !== null && rng.int(2) === 0) {
+  for (;;) {
+    const keys = Object.keys(target);
+    if (keys.length === 0) break;
+    const key = keys[rng.int(keys.length)];
+    const inner = target[key];
+    if (typeof inner !== "object" || inner === null || rng.int(4) === 0) {
+      target[key] = HOSTILE[rng.int(HOSTILE.length)];
+      break;
+    }
     target = inner as Record<string, unknown>;
-    keys = Object.keys(target);
   }
-  if (keys.length > 0) target[keys[rng.int(keys.length)]] = HOSTILE[rng.int(HOSTILE.length)];
-  return JSON.stringify(root);
+  return JSON.stringify(root).replace(`"${DEEP}"`, "[".repeat(50_000) + "]".repeat(50_000));
 }
 
 /** 1 if an SAE came out; anything but a SluiceError fails. */
@@ -81,6 +94,15 @@ async function attempt(device: Device, folder: string, what: string): Promise<nu
   }
 }
 
+/** An SAE that only our own keys describe. */
+async function writeKron(device: Device, folder: string): Promise<void> {
+  const encoder = { kind: "kron", m: 2, n: 2, product: "mand" } as const;
+  const config = saeConfig({ dIn: 4, features: 8, encoder, activation: { kind: "topk", k: 2 } });
+  const sae = createSae(device, config, { rng: new Rng(1) });
+  await saveSae(folder, sae);
+  disposeSae(sae);
+}
+
 test("mutated files of every format end in a clear error or in an SAE", () =>
   withDevice("native", async (device) => {
     using temp = temporaryFolder();
@@ -88,10 +110,12 @@ test("mutated files of every format end in a clear error or in an SAE", () =>
     const begin = Date.now();
     let read = 0;
     let tried = 0;
+    const own = path.join(temp.path, "own");
+    await writeKron(device, own);
     for (let round = 0; round < 40 && Date.now() - begin < 5000; round++) {
-      for (const folder of folders()) {
+      for (const folder of [...folders(), own]) {
         const files = fs.readdirSync(folder).filter((name) => fs.statSync(path.join(folder, name)).isFile());
-        const copy = path.join(temp.path, path.relative(fixtures, folder));
+        const copy = path.join(temp.path, folder === own ? "copy" : path.relative(fixtures, folder));
         if (round === 0) {
           fs.cpSync(folder, copy, { recursive: true });
           const hyper = path.join(folder, "../hyperparams.json");
@@ -121,17 +145,22 @@ test("mutated pickles in archives that are whole end in a clear error or in an S
     zip.close();
     const config = path.join(fixtures, "dl-gated/config.json");
     fs.copyFileSync(config, path.join(temp.path, "config.json"));
+    let read = 0;
+    let tried = 0;
     for (let round = 0; round < 100 && Date.now() - begin < 2500; round++) {
       const changed = entries.map(
         ([name, bytes]) => [name, name.endsWith(".pkl") ? mutate(bytes, rng) : bytes] as const,
       );
       await writeZip(path.join(temp.path, "ae.pt"), changed);
-      await attempt(device, temp.path, `round ${round}`);
+      read += await attempt(device, temp.path, `round ${round}`);
+      tried++;
     }
+    assert.ok(read > 0 && read < tried, `${read} of ${tried} could be read`);
   }));
 
 test("random opcodes never get out of the pickle reader", () => {
   const rng = new Rng(3);
+  let read = 0;
   const known = [..."(NKMJGX]})\x85\x86\x87taeusqrhjcRQb.\x88\x89\x8a"].map((c) => c.charCodeAt(0));
   for (let round = 0; round < 5_000; round++) {
     const bytes = Buffer.from(
@@ -141,8 +170,10 @@ test("random opcodes never get out of the pickle reader", () => {
     );
     try {
       parsePickle("f", bytes);
+      read++;
     } catch (error) {
       assert.ok(error instanceof SluiceError, `${bytes.toString("hex")}: ${(error as Error).stack}`);
     }
   }
+  assert.ok(read > 0, "some are pickles");
 });

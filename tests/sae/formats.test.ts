@@ -9,10 +9,18 @@ import * as path from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
+  findSae,
+  fromFloat32,
+  fromInt32,
+  openArrays,
   readSafetensorsSync,
   toFloat32,
   transpose2d,
   type WritableSaeFormat,
+  writeSafetensors,
+  writeTorch,
+  writeZip,
+  ZipFile,
 } from "../../src/formats/index.ts";
 import {
   createSae,
@@ -28,7 +36,7 @@ import {
   saveSae,
 } from "../../src/sae/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
-import { Rng } from "../../src/util/index.ts";
+import { Rng, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { assertClose, withDevice } from "./helpers.ts";
 
@@ -143,7 +151,11 @@ const CASES: readonly Case[] = [
     expected: "gemma-scope-2-transcoder",
     format: "gemma-scope-2",
     config: { transcoder: true, skip: true },
-    metadata: { model_name: "gemma-3-4b-pt" },
+    metadata: {
+      model_name: "gemma-3-4b-pt",
+      hook_name: "blocks.9.ln2.hook_normalized",
+      hook_name_out: "blocks.9.hook_mlp_out",
+    },
   },
   {
     place: "Llama3_1-8B-Base-L3TC-8x",
@@ -332,7 +344,7 @@ test("a conversion that rounds is refused with the reason, and done with what wa
     const { lost } = await saveSae(temp.path, sae, { ...to, lossy: true });
     assert.match(
       lost.join("\n"),
-      /W_enc·b_dec goes into b_enc, which rounds[\s\S]*hook_name .*: the format has no config/,
+      /W_enc·b_dec goes into b_enc, which rounds[\s\S]*hook_name "blocks\.3\.hook_resid_post", which it has no place for/,
     );
     const back = await loadSae(device, temp.path);
     await compare(device, back.sae, "dl-batchtopk-bf16");
@@ -404,6 +416,378 @@ test("what files leave open is asked for by the option's name", () =>
     await assert.rejects(loadSae(device, fixture("openai/topk.pt")), /an Sae has no such step.*With lossy/);
   }));
 
+/** A copy of a fixture with its JSON file changed. */
+function changed(temp: string, name: string, file: string, change: (json: Json) => Json): string {
+  const folder = fs.mkdtempSync(path.join(temp, "x-"));
+  fs.cpSync(fixture(name), folder, { recursive: true });
+  const at = path.join(folder, file);
+  fs.writeFileSync(at, JSON.stringify(change(JSON.parse(fs.readFileSync(at, "utf8")))));
+  return folder;
+}
+type Json = Record<string, unknown>;
+
+const jsonOf = (...place: string[]): Json => JSON.parse(fs.readFileSync(path.join(...place), "utf8"));
+
+/** What loading finds, without the tensors. */
+async function found(device: Device, place: string, options?: LoadSaeOptions) {
+  const { sae, format, warnings } = await loadSae(device, place, options);
+  disposeSae(sae);
+  return { ...sae, format, warnings };
+}
+
+test("an option that decides nothing about the files is refused", () =>
+  withDevice("native", async (device) => {
+    const refused = (place: string, options: LoadSaeOptions, message: RegExp) =>
+      assert.rejects(loadSae(device, fixture(place), options), message);
+    const gemma = "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71";
+    await refused(
+      gemma,
+      { dictClass: "AutoEncoder" },
+      /dictClass \(--dict-class .* is for dictionary_learning/,
+    );
+    await refused(gemma, { threshold: 1 }, /threshold .* is for BatchTopK/);
+    await refused("dl-autoencoder", { threshold: 1 }, /of the class AutoEncoder, which has no threshold/);
+    await refused("dl-autoencoder", { hookOut: "blocks.1.hook_mlp_out" }, /hookOut .* is for transcoders/);
+    await refused("sae-lens-old", { normFactor: 1, normFactorOut: 2 }, /normFactorOut .* is for transcoders/);
+    await refused("sparsify/layers.1.mlp", { normFactorOut: 2 }, /normFactorOut .* goes with normFactor/);
+  }));
+
+test("Gemma Scope 2 says in its path or its config what it reads; attention SAEs read the heads", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const weights = fixture("gemma-scope-2-4b-pt/resid_post/layer_9_width_16k_l0_small/params.safetensors");
+    const at = async (site: string, config?: Json) => {
+      const folder = path.join(temp.path, `gemma-scope-2-1b-it/${site}/layer_7_width_16k_l0_big`);
+      fs.mkdirSync(folder, { recursive: true });
+      fs.copyFileSync(weights, path.join(folder, "params.safetensors"));
+      if (config) fs.writeFileSync(path.join(folder, "config.json"), JSON.stringify(config));
+      return found(device, folder);
+    };
+    const hook = async (site: string) => (await at(site)).metadata.hook_name;
+    assert.equal(await hook("attn_out"), "blocks.7.attn.hook_z");
+    assert.equal(await hook("mlp_out_all"), "blocks.7.hook_mlp_out");
+    assert.equal(await hook("elsewhere"), undefined);
+    const config = {
+      hf_hook_point_in: "model.layers.11.self_attn.o_proj.input",
+      hf_hook_point_out: "model.layers.11.self_attn.o_proj.input",
+      width: 10,
+      model_name: "google/gemma-3-12b-pt",
+      architecture: "jump_relu",
+      affine_connection: false,
+      type: "sae",
+    };
+    const said = await at("elsewhere", config);
+    assert.deepEqual(said.metadata, { model_name: "gemma-3-12b-pt", hook_name: "blocks.11.attn.hook_z" });
+    assert.equal(said.config.transcoder, false);
+    const transcoder = await at("elsewhere", {
+      ...config,
+      hf_hook_point_in: "model.layers.5.pre_feedforward_layernorm.output",
+      hf_hook_point_out: "model.layers.5.post_feedforward_layernorm.output",
+      type: "transcoder",
+    });
+    assert.equal(transcoder.config.transcoder, true);
+    assert.equal(transcoder.metadata.hook_name, "blocks.5.ln2.hook_normalized");
+    assert.equal(transcoder.metadata.hook_name_out, "blocks.5.hook_mlp_out");
+    await assert.rejects(at("elsewhere", { ...config, width: 9 }), /width=9, but the tensors have 10/);
+    await assert.rejects(at("elsewhere", { ...config, architecture: "topk" }), /architecture "topk" is not/);
+    await assert.rejects(at("elsewhere", { ...config, type: "clt" }), /type "clt" is not supported/);
+    await assert.rejects(at("elsewhere", { ...config, affine_connection: true }), /but the tensors say/);
+  }));
+
+test("a folder called embedding is one of embeddings only in a release of Gemma Scope", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const folder = path.join(temp.path, "embedding");
+    fs.cpSync(fixture("gemma-scope-2b-pt-res/embedding/width_4k/average_l0_6"), folder, { recursive: true });
+    assert.deepEqual((await found(device, folder)).warnings, []);
+  }));
+
+test("Llama Scope subtracts the decoder's bias from its scaled input where its config says so", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const centred = { apply_decoder_bias_to_pre_encoder: true };
+    const folder = changed(temp.path, "llama-scope-r1", "config.json", (json) => ({ ...json, ...centred }));
+    const { sae } = await loadSae(device, folder);
+    assert.equal(sae.config.applyBDecToInput, true);
+    const file = readSafetensorsSync(path.join(folder, "sae_weights.safetensors"));
+    const read = (key: string): Float32Array => toFloat32(file.get(key)!);
+    const [enc, bias, dec, b] = ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"].map(
+      read,
+    );
+    const threshold = read("log_jumprelu_threshold").map(Math.exp);
+    const [D, F, s] = [6, 10, Math.sqrt(6) / 4.5];
+    const x = toFloat32(readSafetensorsSync(fixture("expected/llama-scope-r1.safetensors")).get("x")!);
+    const features: number[] = [];
+    const output: number[] = [];
+    for (let t = 0; t < x.length / D; t++) {
+      const f = Array.from({ length: F }, (_, j) => {
+        let pre = bias[j];
+        for (let d = 0; d < D; d++) pre += (s * x[t * D + d] - b[d]) * enc[j * D + d];
+        return pre > threshold[j] ? pre : 0;
+      });
+      features.push(...f);
+      for (let d = 0; d < D; d++) output.push(f.reduce((sum, v, j) => sum + v * dec[d * F + j], b[d]) / s);
+    }
+    assert.ok(features.some((v) => v > 0));
+    const got = await computed(device, sae, x);
+    assertClose(got.features, features, "features", 2e-6);
+    assertClose(got.output, output, "output", 2e-6);
+    disposeSae(sae);
+    const transcoder = changed(temp.path, "llama-scope-r1", "config.json", (json) => ({
+      ...json,
+      ...centred,
+      hook_point_out: "blocks.6.hook_resid_post",
+    }));
+    await assert.rejects(loadSae(device, transcoder), /a transcoder's bias belongs to its output/);
+  }));
+
+test("what a config of OpenMOSS leaves out is what that library takes by default", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const paramsWith = async (more: Json) => {
+      const place = changed(temp.path, "llama-scope-r1", "config.json", (json) => {
+        const { sparsity_include_decoder_norm: _, ...rest } = json;
+        return { ...rest, ...more };
+      });
+      const { sae } = await loadSae(device, place);
+      const params = await paramsOf(sae);
+      disposeSae(sae);
+      return params;
+    };
+    const without = await paramsWith({});
+    assert.deepEqual(without, await paramsWith({ sparsity_include_decoder_norm: true }));
+    assert.notDeepEqual(without, await paramsWith({ sparsity_include_decoder_norm: false }));
+    const relu = await paramsWith({ act_fn: "ReLU" });
+    assert.equal("threshold" in relu, false);
+    await assert.rejects(paramsWith({ sae_type: "crosscoder" }), /sae_type "crosscoder" is not supported/);
+    await assert.rejects(paramsWith({ use_glu_encoder: "yes" }), /use_glu_encoder must be true or false/);
+  }));
+
+test("k of an older dictionary_learning file stands in its config", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const source = fixture("dl-topk-square");
+    const arrays = openArrays(path.join(source, "ae.pt"));
+    const rest = arrays.names().filter((name) => name !== "k" && name !== "threshold");
+    const older = Object.fromEntries(rest.map((name) => [name, arrays.read(name)]));
+    arrays.close();
+    const folder = path.join(temp.path, "older");
+    fs.cpSync(source, folder, { recursive: true });
+    await writeTorch(path.join(folder, "ae.pt"), older);
+    assert.deepEqual((await found(device, folder)).config.activation, { kind: "topk", k: 2 });
+    fs.rmSync(path.join(folder, "config.json"));
+    await assert.rejects(
+      found(device, folder, { dictClass: "AutoEncoderTopK" }),
+      /k is neither among its tensors nor in trainer\.k/,
+    );
+    const other = changed(temp.path, "dl-topk-square", "config.json", (json) => ({
+      ...json,
+      trainer: { ...(json.trainer as Json), k: 3 },
+    }));
+    await assert.rejects(found(device, other), /config\.json: k=3, but the tensors have 2/);
+  }));
+
+test("a hook point that dictionary_learning has no name for is not written as the old one", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const { sae } = await loadSae(device, fixture("dl-topk-square"), { hook: "blocks.5.hook_resid_pre" });
+    const { lost } = await saveSae(temp.path, sae, { format: "dictionary-learning" });
+    assert.deepEqual(lost, ['hook_name "blocks.5.hook_resid_pre", which it has no place for']);
+    const trainer = jsonOf(temp.path, "config.json").trainer as Json;
+    assert.deepEqual([trainer.layer, trainer.submodule_name, trainer.lr], [undefined, undefined, 0.0003]);
+    assert.equal((await found(device, temp.path)).metadata.hook_name, undefined);
+    disposeSae(sae);
+  }));
+
+test("OpenAI's files without an activation are ReLU, and hostile ones are refused in few words", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const zip = new ZipFile(fixture("openai/relu.pt"));
+    const entries = zip.names().map((name) => [name, Buffer.from(zip.read(name))] as const);
+    zip.close();
+    const file = path.join(temp.path, "a.pt");
+    /** The file with other opcodes where `from` stands in its pickle. */
+    const write = (from: string, to: string) =>
+      writeZip(
+        file,
+        entries.map(([name, bytes]) => {
+          if (!name.endsWith(".pkl")) return [name, bytes] as const;
+          const at = bytes.indexOf(from, 0, "latin1");
+          const rest = bytes.subarray(at + from.length);
+          return [name, Buffer.concat([bytes.subarray(0, at), Buffer.from(to, "latin1"), rest])] as const;
+        }),
+      );
+    const text = (value: string): string => `X${String.fromCharCode(value.length)}\0\0\0${value}`;
+    await write(text("activation"), text("unrelated!"));
+    assert.deepEqual((await found(device, file)).config.activation, { kind: "relu" });
+    // forty lists, each twice in the next: 2^40 of them if they were written out
+    let lists = "]r\0\x01\0\0";
+    for (let i = 0; i < 40; i++) {
+      const [one, next] = [i, i + 1].map((n) => `${String.fromCharCode(n)}\x01\x00\x00`);
+      lists += `]r${next}(j${one}j${one}e`;
+    }
+    await write(text("ReLU"), `(${lists}t`);
+    await assert.rejects(found(device, file), /activation \{…\} is not supported; supported: ReLU, TopK/);
+    await write(text("ReLU"), "]r\0\x01\0\0j\0\x01\0\0a");
+    await assert.rejects(found(device, file), /activation \[…\] is not supported/);
+  }));
+
+test("configs of sparsify are taken at their word", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const refused = (more: Json, message: RegExp) =>
+      assert.rejects(
+        found(
+          device,
+          changed(temp.path, "sparsify/layers.1", "cfg.json", (json) => ({ ...json, ...more })),
+        ),
+        message,
+      );
+    await refused({ k: 99 }, /cfg\.json: k=99 is more than the 6 features/);
+    await refused({ signed: "yes" }, /signed must be true or false, not "yes"/);
+    await refused({ k: "x".repeat(5000) }, /^.{0,300}$/);
+    let deep: unknown = 1;
+    for (let i = 0; i < 70; i++) deep = [deep];
+    await refused({ extra: deep }, /is nested more than 64 levels deep/);
+    const { sae } = await loadSae(device, fixture("openai/topk.pt"), { lossy: true });
+    await saveSae(temp.path, sae, { format: "sparsify" });
+    assert.equal(jsonOf(temp.path, "cfg.json").expansion_factor, 2); // 10 / 6, and theirs is a whole number
+    disposeSae(sae);
+  }));
+
+test("a config of our own that is no SAE's is bad input", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const saved = path.join(temp.path, "saved");
+    const kron = { kind: "kron", m: 2, n: 2, product: "mand" } as const;
+    const activation = { kind: "topk", k: 2 } as const;
+    const sae = createSae(device, saeConfig({ dIn: 4, features: 8, encoder: kron, activation }), {
+      rng: new Rng(1),
+    });
+    await saveSae(saved, sae);
+    disposeSae(sae);
+    const cfg = jsonOf(saved, "cfg.json");
+    const own = (cfg.sluice as Json).config as Json;
+    const write = (config: unknown) => {
+      const sluice = { ...(cfg.sluice as Json), config };
+      fs.writeFileSync(path.join(saved, "cfg.json"), JSON.stringify({ ...cfg, sluice }));
+    };
+    const refused = async (config: unknown, message: RegExp) => {
+      write(config);
+      await assert.rejects(
+        loadSae(device, saved),
+        (error) => error instanceof SluiceError && error.code === "input" && message.test(error.message),
+      );
+    };
+    write(own);
+    assert.deepEqual((await found(device, saved)).config.encoder, kron);
+    await refused(undefined, /sluice\.config of cfg\.json/);
+    await refused(5, /sluice\.config of cfg\.json/);
+    await refused({ ...own, activation: null }, /sluice\.config\.activation of cfg\.json/);
+    await refused({ ...own, activation: { kind: "batchtopk", k: 2 } }, /sluice\.config\.activation/);
+    await refused({ ...own, encoder: { ...kron, product: "other" } }, /sluice\.config\.encoder\.product/);
+    await refused({ ...own, decoderBias: "no" }, /sluice\.config\.decoderBias/);
+    await refused({ ...own, colour: "blue" }, /sluice\.config of cfg\.json/);
+    await refused(
+      { ...own, activation: { kind: "topk", k: 9 } },
+      /saved: sae: k=9 is more than the 8 features/,
+    );
+  }));
+
+test("16 bits lose nothing where the numbers fit, and numbers that would become infinite are refused", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const { sae } = await loadSae(device, fixture("dl-batchtopk-bf16"));
+    assert.deepEqual((await saveSae(temp.path, sae, { dtype: "bf16" })).lost, []);
+    disposeSae(sae);
+    const wide = await loadSae(device, fixture("dl-autoencoder"));
+    assert.deepEqual((await saveSae(temp.path, wide.sae, { dtype: "f16" })).lost, [
+      "the weights beyond the precision of f16",
+    ]);
+    disposeSae(wide.sae);
+    const large = await loadSae(device, fixture("dl-autoencoder"), { normFactor: 1e-6 });
+    await assert.rejects(
+      saveSae(temp.path, large.sae, { dtype: "f16" }),
+      /f16 has no number as large as -?\d+.*, which is in (wDec|bDec); write f32 or bf16/,
+    );
+    disposeSae(large.sae);
+  }));
+
+test("whatever another format has no place for is named", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const { sae } = await loadSae(device, fixture("sae-lens-old"));
+    const trained = { ...sae, provenance: { training: { steps: 3 }, tokens: 8 } };
+    const lossOf = async (of: Sae, format: WritableSaeFormat) =>
+      (await saveSae(path.join(temp.path, format), of, { format })).lost;
+    assert.deepEqual(await lossOf(trained, "dictionary-learning"), [
+      "what sluice noted of it: training, tokens",
+      'hook_name "blocks.6.hook_resid_pre", which it has no place for',
+      "hook_layer 6, which it has no place for",
+      "prepend_bos true, which it has no place for",
+    ]);
+    assert.equal((await lossOf(trained, "sparsify")).length, 6);
+    assert.deepEqual(await lossOf(trained, "sae-lens"), []);
+    disposeSae(sae);
+    const matryoshka = await loadSae(device, fixture("dl-matryoshka"));
+    const { lost } = await saveSae(temp.path, matryoshka.sae, { format: "gemma-scope", lossy: true });
+    assert.ok(
+      lost.includes(
+        "what only dictionary_learning has a word for: dict_class, k, group_sizes, trainer, buffer",
+      ),
+      lost.join("\n"),
+    );
+    disposeSae(matryoshka.sae);
+  }));
+
+test("an SAE of SAELens before version 6 is written as one of version 6, with the keys that nobody knew", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const old = changed(temp.path, "sae-lens-old", "cfg.json", (json) => ({
+      ...json,
+      sae_lens_version: "5.3.1",
+      l1_coefficient: 0.5,
+    }));
+    const first = await loadSae(device, old);
+    assert.match(first.warnings.join(), /"l1_coefficient" is unknown/);
+    const out = path.join(temp.path, "out");
+    assert.deepEqual((await saveSae(out, first.sae)).lost, []);
+    const cfg = jsonOf(out, "cfg.json");
+    assert.equal((cfg.metadata as Json).sae_lens_version, "6.0.0");
+    assert.equal((cfg.metadata as Json).hook_name, "blocks.6.hook_resid_pre");
+    assert.equal(cfg.l1_coefficient, 0.5);
+    assert.equal("sluice" in cfg, false);
+    const second = await loadSae(device, out);
+    assert.deepEqual(second.sae.provenance, first.sae.provenance);
+    for (const { sae } of [first, second]) disposeSae(sae);
+  }));
+
+test("SAELens' weights are floating-point numbers, and f64 is rounded and said so", () =>
+  withDevice("native", async (device) => {
+    using temp = temporaryFolder();
+    const folder = path.join(temp.path, "sae");
+    fs.cpSync(fixture("sae-lens-old"), folder, { recursive: true });
+    const file = path.join(folder, "sae_weights.safetensors");
+    const tensors = Object.fromEntries(readSafetensorsSync(file));
+    const values = toFloat32(tensors.b_enc);
+    await writeSafetensors(file, { ...tensors, b_enc: fromFloat32(values, [10], "f64") });
+    assert.match(
+      (await found(device, folder)).warnings.join(),
+      /b_enc is stored as f64 and was rounded to f32/,
+    );
+    await writeSafetensors(file, { ...tensors, b_enc: fromInt32(new Int32Array(10)) });
+    await assert.rejects(found(device, folder), /b_enc is i32 \[10\], expected floating-point numbers/);
+  }));
+
+test("a dict of torch that holds its tensors a level deeper is refused with what is in it", async () => {
+  using temp = temporaryFolder();
+  const file = path.join(temp.path, "wrapped.pt");
+  // {"state_dict": {}, "step": 3}
+  const root = "\x80\x02}X\x0a\0\0\0state_dict}sX\x04\0\0\0stepK\x03s.";
+  await writeZip(file, [["a/data.pkl", Buffer.from(root, "latin1")]]);
+  assert.throws(() => findSae(file), /holds no tensors but state_dict, step; save the dict of tensors alone/);
+});
+
 test("the format is told by the content: file names do not matter", () =>
   withDevice("native", async (device) => {
     using temp = temporaryFolder();
@@ -413,40 +797,36 @@ test("the format is told by the content: file names do not matter", () =>
         fs.copyFileSync(path.join(fixture(name), from), path.join(folder, to));
       return folder;
     };
-    const found = async (folder: string) => {
-      const { sae, format } = await loadSae(device, folder);
-      disposeSae(sae);
-      return format;
-    };
+    const formatOf = async (folder: string) => (await found(device, folder)).format;
     assert.equal(
-      await found(
+      await formatOf(
         copy("sae-lens-old", { "cfg.json": "config.json", "sae_weights.safetensors": "params.npz" }),
       ),
       "sae-lens",
     );
     assert.equal(
-      await found(copy("dl-gated", { "ae.pt": "sae_weights.safetensors", "config.json": "cfg.json" })),
+      await formatOf(copy("dl-gated", { "ae.pt": "sae_weights.safetensors", "config.json": "cfg.json" })),
       "dictionary-learning",
     );
     const gemma = "gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71";
-    assert.equal(await found(copy(gemma, { "params.npz": "weights" })), "gemma-scope");
+    assert.equal(await formatOf(copy(gemma, { "params.npz": "weights" })), "gemma-scope");
     const both = copy("sae-lens-old", { "cfg.json": "cfg.json", "sae_weights.safetensors": "a.safetensors" });
     fs.copyFileSync(path.join(fixture(gemma), "params.npz"), path.join(both, "b.npz"));
-    await assert.rejects(found(both), /holds several SAEs: a\.safetensors, b\.npz; name one of the files/);
-    assert.equal(await found(path.join(both, "b.npz")), "gemma-scope");
+    await assert.rejects(formatOf(both), /holds several SAEs: a\.safetensors, b\.npz; name one of the files/);
+    assert.equal(await formatOf(path.join(both, "b.npz")), "gemma-scope");
     const unsized = copy("sae-lens-old", {
       "cfg.json": "cfg.json",
       "sae_weights.safetensors": "sae_weights.safetensors",
     });
     fs.writeFileSync(path.join(unsized, "cfg.json"), '{"d_sae": 10}');
-    await assert.rejects(found(unsized), /cfg\.json: d_in must be a positive whole number/);
+    await assert.rejects(formatOf(unsized), /cfg\.json: d_in must be a positive whole number/);
     await assert.rejects(
-      found(copy("sae-lens-old", { "sae_weights.safetensors": "a.safetensors" })),
+      formatOf(copy("sae-lens-old", { "sae_weights.safetensors": "a.safetensors" })),
       /tensors of SAELens \(cfg\.json\), but no JSON file in .* is its config/,
     );
-    await assert.rejects(found(temp.path), /there is no SAE here/);
+    await assert.rejects(formatOf(temp.path), /there is no SAE here/);
     await assert.rejects(
-      found(fixture("expected/gemma-scope.safetensors")),
+      formatOf(fixture("expected/gemma-scope.safetensors")),
       /no SAE of a known format; .* holds x, features, output|holds features, output, x/,
     );
   }));

@@ -2,7 +2,7 @@
  * `sluice features build`: a database of what an SAE's features do on a text.
  */
 import { z } from "zod";
-import { buildFeatureDatabase, saeHash } from "../../recipes/index.ts";
+import { buildFeatureDatabase, saeFilesHash } from "../../recipes/index.ts";
 import { parseExcludedTokens } from "../../recipes/live-activations.ts";
 import { disposeSae, loadSae } from "../../sae/index.ts";
 import { formatBytes, formatCount, type Progress, usageError } from "../../util/index.ts";
@@ -91,7 +91,7 @@ export const featuresBuild = defineCommand({
               ...options,
               lm,
               sae,
-              saeHash: saeHash(options.sae),
+              saeHash: await saeFilesHash(options.sae),
               hook,
               text,
               source: { text: options.text.join(", "), split: options.split },

@@ -13,7 +13,7 @@ import {
 import type { MixConfig } from "../../text/index.ts";
 import { formatCount, formatDuration, type Progress, readJson, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, hubOptions, routingFields, routingOf, TEXTS, withDevice } from "./shared.ts";
+import { columnsOf, count, deviceFields, hubOptions, routingFields, routingOf, TEXTS, withDevice } from "./shared.ts";
 
 const text = { group: "Text" };
 const model = { group: "Model" };
@@ -37,7 +37,7 @@ const schema = z.object({
   tokenizer: z
     .string()
     .optional()
-    .describe("folder with tokenizer.json [one is trained on the text]")
+    .describe("folder with tokenizer.json, or org/name[@revision] on the hub [one is trained on the text]")
     .meta(text),
   vocab: z
     .number()
@@ -55,7 +55,12 @@ const schema = z.object({
   tied: z.boolean().default(true).describe("use the embedding as the unembedding too").meta(model),
   ropeTheta: z.number().positive().default(10_000).describe("base of the rotary frequencies").meta(model),
   ...routingFields(model),
-  tokens: count().optional().describe("tokens to see [one pass over the text]").meta(optimizer),
+  tokens: count()
+    .optional()
+    .describe(
+      "tokens to see; of a text of the hub no more is downloaded than they need [one pass over the text]",
+    )
+    .meta(optimizer),
   batch: count().default(DEFAULTS.batch).describe("windows per step").meta(optimizer),
   micro: count()
     .optional()
@@ -256,7 +261,8 @@ const next = ({ out }: Options): string => `Next: sluice lm generate --model ${o
 
 function story(run: LmRun, options: Options): string {
   const { loss, validation = {} } = run.final ?? { loss: Number.NaN };
-  const held = Object.entries(validation).map(([name, value]) => `  ${name.padEnd(14)}${value.toFixed(3)}`);
+  const rows = Object.entries(validation).map(([name, value]) => [`  ${name}`, value.toFixed(3)]);
+  const held = rows.length > 0 ? columnsOf(rows, { left: 1 }).split("\n") : [];
   return [
     `${options.out}: ${formatCount(run.parameters.total)} parameters, ${formatCount(run.tokens)} tokens in ${formatDuration(run.seconds)}, loss ${loss.toFixed(3)} nats a token`,
     ...(held.length > 0 ? ["held-out, nats a token:", ...held] : []),

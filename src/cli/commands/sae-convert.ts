@@ -4,9 +4,17 @@
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { z } from "zod";
-import { findReleases, SAE_FORMATS, saeFormatTitle, WRITABLE_SAE_FORMATS } from "../../formats/index.ts";
+import {
+  findReleases,
+  findSae,
+  SAE_FORMATS,
+  type SaeFormat,
+  saeFormatTitle,
+  WRITABLE_SAE_FORMATS,
+  type WritableSaeFormat,
+} from "../../formats/index.ts";
 import { disposeSae, formatTitle, loadSae, type Sae, saveSae } from "../../sae/index.ts";
-import { usageError } from "../../util/index.ts";
+import { SluiceError, usageError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { columnsOf, deviceFields, withDevice } from "./shared.ts";
 
@@ -54,7 +62,7 @@ export const saeConvert = defineCommand({
   run: (options, context) =>
     withDevice(options, async (device) => {
       const { sae: place, out, to, dtype, lossy } = options;
-      refuseSameFolder(place, out);
+      checkOut(place, out, to);
       const loaded = await loadSae(device, place, options);
       const { sae, warnings } = loaded;
       try {
@@ -86,11 +94,25 @@ export const saeConvert = defineCommand({
     }),
 });
 
-/** Two SAEs in one folder could not be told apart. */
-function refuseSameFolder(place: string, out: string): void {
+/** Two SAEs in one folder could not be told apart. One of the same format is replaced. */
+function checkOut(place: string, out: string, to: WritableSaeFormat): void {
   const folder = fs.statSync(place, { throwIfNoEntry: false })?.isFile() ? path.dirname(place) : place;
-  if (path.resolve(folder) === path.resolve(out))
-    throw usageError(`--out ${out}: is the folder of --sae; choose another`);
+  if (real(folder) === real(out)) throw usageError(`--out ${out}: is the folder of --sae; choose another`);
+  const there = formatIn(out);
+  if (there !== undefined && there !== to)
+    throw usageError(`--out ${out}: holds an SAE of ${saeFormatTitle(there)} already; choose another folder`);
+}
+
+const real = (place: string): string => (fs.existsSync(place) ? fs.realpathSync(place) : path.resolve(place));
+
+/** Format of the SAE in a folder; undefined where none is recognised. */
+function formatIn(folder: string): SaeFormat | undefined {
+  try {
+    return fs.existsSync(folder) ? findSae(folder).format : undefined;
+  } catch (error) {
+    if (error instanceof SluiceError) return undefined;
+    throw error;
+  }
 }
 
 /** SAELens files say where they belong, and commands go by it. */

@@ -10,9 +10,10 @@ import {
   openTextTokens,
   type SaeEvalOptions,
   type SaeEvalPart,
+  type TextTokens,
 } from "../../recipes/index.ts";
 import { createDevice, type Device, type DeviceOptions } from "../../tensor/index.ts";
-import type { Split, TokenFile, Tokenizer } from "../../text/index.ts";
+import type { Split, Tokenizer } from "../../text/index.ts";
 import { type Progress, usageError } from "../../util/index.ts";
 import type { CommandContext } from "../command.ts";
 import { kebab } from "../flags.ts";
@@ -159,14 +160,18 @@ export async function withModel<T>(
   }
 }
 
-/** Runs `work` with a text's tokens, shown being made if they are not in the cache, closed afterwards. */
+/**
+ * Runs `work` with a text's tokens, shown being made if they are not in the cache, closed afterwards. Those of a text of the hub
+ * are made while `work` reads them: each time a line of its own, ended when the work goes on.
+ */
 export async function withTokens<T>(
   options: { text: readonly string[]; field?: string; split: Split },
   tokenizer: Tokenizer,
   context: CommandContext,
-  work: (tokens: TokenFile) => Promise<T>,
+  work: (tokens: TextTokens) => Promise<T>,
 ): Promise<T> {
-  let progress: ReturnType<CommandContext["progress"]> | undefined;
+  const label = `tokenizing ${options.text.join(", ")}`;
+  let progress: Progress | undefined;
   const tokens = await openTextTokens({
     ...options,
     tokenizer,
@@ -174,11 +179,13 @@ export async function withTokens<T>(
     signal: context.signal,
     log: context.log,
     onProgress: (p) => {
-      progress ??= context.progress({ label: `tokenizing ${options.text.join(", ")}`, unit: "tokens" });
+      progress ??= context.progress({ label, unit: "tokens", start: p.before });
       progress.update(p.tokens);
+      if (!p.done) return;
+      progress.finish();
+      progress = undefined;
     },
   });
-  progress?.finish();
   try {
     return await work(tokens);
   } finally {
