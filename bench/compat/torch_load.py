@@ -6,6 +6,7 @@ the model and takes the hidden state after the middle layer for one window. Mill
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,21 @@ if len(sys.argv) > 1 and sys.argv[1] == "--step":
     step(*json.loads(sys.argv[2]))
     sys.exit()
 
+import bench_common  # noqa: E402
 from bench_common import emit, parser  # noqa: E402
+
+
+class WithChildren(bench_common.Neighbours):
+    """The processes that are measured are this program's own."""
+
+    @staticmethod
+    def read():
+        busy, at = bench_common.Neighbours.read()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return busy - children.ru_utime - children.ru_stime, at
+
+
+bench_common.NEIGHBOURS = WithChildren()
 
 SHAPES = {
     "gpt2-small": ("gpt2", dict(n_embd=768, n_layer=12, n_head=12, vocab_size=50257, n_positions=1024)),
