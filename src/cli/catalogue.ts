@@ -136,6 +136,16 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/task-train.ts")).taskTrain,
   },
   {
+    name: "lime entropy",
+    summary: "matrix Rényi entropy of each layer's values and hidden states, model beside model",
+    load: async () => (await import("./commands/lime-entropy.ts")).limeEntropy,
+  },
+  {
+    name: "lime routes",
+    summary: "which layers' keys and values each layer reads",
+    load: async () => (await import("./commands/lime-routes.ts")).limeRoutes,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,
