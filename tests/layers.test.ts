@@ -7,7 +7,7 @@ import { dirname, join, normalize, sep } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-const core = ["models", "sae", "store", "nn", "tensor", "text", "formats", "hub", "util"];
+const core = ["models", "sae", "store", "nn", "tensor", "text", "tasks", "formats", "hub", "util"];
 
 /** What each folder of src/ may import, besides itself. cli and server may import all but each other. */
 const MAY_IMPORT: Record<string, readonly string[]> = {
@@ -15,6 +15,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   tensor: ["util"],
   hub: ["util"],
   text: ["hub", "util"],
+  tasks: ["util"],
   report: ["util"],
   nn: ["tensor", "util"],
   formats: ["tensor", "util"],

@@ -1,4 +1,4 @@
-// Elementwise kernels: unary maths, broadcasting binary maths, where, cast, fill, scale.
+// Elementwise kernels: unary maths, broadcasting binary maths, where, cast, fill, scale, accumulate.
 // Layout: outputs are contiguous; binary inputs may be strided (stride 0 broadcasts). Threads share nothing: each
 // task owns a range of the output. Bound by memory, except exp, log, tanh, sin and cos.
 
@@ -133,6 +133,24 @@ static void scale(Pool& pool, const Args& args) {
   });
 }
 
+// args: y (in place, contiguous), x, nd, dims[nd], strides of x[nd]  (nd >= 1)
+static void accumulate(Pool& pool, const Args& args) {
+  float* y = args.ptr<float>(0);
+  const float* x = args.ptr<const float>(1);
+  const Loops<1> loops(args, 2);
+  parallel(pool, loops.total(), kGrain, [&loops, x, y](int64_t begin, int64_t end, int) {
+    const int64_t step = loops.stride[0][loops.nd - 1];
+    loops.runs(begin, end, [=](int64_t i, const int64_t* at, int64_t n) {
+      float* __restrict to = y + i;
+      const float* __restrict from = x + at[0];
+      if (step == 1)
+        for (int64_t e = 0; e < n; e++) to[e] += from[e];
+      else
+        for (int64_t e = 0; e < n; e++) to[e] += from[e * step];
+    });
+  });
+}
+
 static void register_elementwise(Registry& r) {
   r.add("neg", unary<Neg>);
   r.add("exp", unary<Exp>);
@@ -160,6 +178,7 @@ static void register_elementwise(Registry& r) {
   r.add("cast", cast);
   r.add("fill", fill);
   r.add("scale", scale);
+  r.add("accumulate", accumulate);
 }
 
 }  // namespace prims

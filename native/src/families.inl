@@ -30,6 +30,7 @@ namespace SLUICE_NS {
 #include "sparse.inl"
 #include "prefix.inl"
 #include "kron.inl"
+#include "lime.inl"
 #include "optim.inl"
 #include "lm.inl"
 #include "attention.inl"
@@ -46,6 +47,7 @@ void register_all(Registry& r) {
   register_sparse(r);
   register_prefix(r);
   register_kron(r);
+  register_lime(r);
   register_optim(r);
   register_lm(r);
   register_attention(r);

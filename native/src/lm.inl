@@ -334,7 +334,7 @@ static void rope(Pool& pool, const Args& args) {
   const int32_t* positions = args.ptr<int32_t>(3);
   float* y = args.ptr<float>(4);
   const int64_t tokens = args.i64(5), heads = args.i64(6), dim = args.i64(7), half = args.i64(8);
-  const vf sign = vset(args.i64(9) ? -1.0f : 1.0f);
+  const float sign = args.i64(9) ? -1.0f : 1.0f;
   if (!indicesFit(args, positions, tokens, args.i64(10), false)) return;
   pool.parallelFor(tokens, rowsPerTask(heads * dim), [=](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; t++) {
@@ -343,12 +343,18 @@ static void rope(Pool& pool, const Args& args) {
       for (int64_t h = 0; h < heads; h++) {
         const float* in = x + (t * heads + h) * dim;
         float* out = y + (t * heads + h) * dim;
-        overVectors(half, [=](int64_t i, int64_t n) {
-          const vf a = loadPart(in + i, n), b = loadPart(in + half + i, n);
-          const vf cv = loadPart(c + i, n), sv = loadPart(s + i, n) * sign;
-          storePart(out + i, a * cv - b * sv, n);
-          storePart(out + half + i, b * cv + a * sv, n);
-        });
+        int64_t i = 0;
+        for (; i + VL <= half; i += VL) {
+          const vf a = vload(in + i), b = vload(in + half + i);
+          const vf cv = vload(c + i), sv = vload(s + i) * vset(sign);
+          vstore(out + i, a * cv - b * sv);
+          vstore(out + half + i, b * cv + a * sv);
+        }
+        for (; i < half; i++) {  // narrow heads: cheaper than vectors of which a part counts
+          const float a = in[i], b = in[half + i], sv = s[i] * sign;
+          out[i] = a * c[i] - b * sv;
+          out[half + i] = b * c[i] + a * sv;
+        }
         if (dim > 2 * half) memcpy(out + 2 * half, in + 2 * half, size_t(dim - 2 * half) * sizeof(float));
       }
     }

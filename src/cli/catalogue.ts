@@ -131,6 +131,21 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/features-explain.ts")).featuresExplain,
   },
   {
+    name: "task train",
+    summary: "train a small transformer on a synthetic task, and examine it",
+    load: async () => (await import("./commands/task-train.ts")).taskTrain,
+  },
+  {
+    name: "lime entropy",
+    summary: "matrix Rényi entropy of each layer's values and hidden states, model beside model",
+    load: async () => (await import("./commands/lime-entropy.ts")).limeEntropy,
+  },
+  {
+    name: "lime routes",
+    summary: "which layers' keys and values each layer reads",
+    load: async () => (await import("./commands/lime-routes.ts")).limeRoutes,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

@@ -4,7 +4,8 @@
 import { type Device, sizeOf, type Tensor } from "../tensor/index.ts";
 import type { Rng } from "../util/index.ts";
 import { familyOf, type Json, llamaNames } from "./families/index.ts";
-import { assembleParams, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { assembleParams, isRouter, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { routerStart } from "./routing.ts";
 import { checkSpec, type ModelSpec } from "./spec.ts";
 import { Transformer } from "./transformer.ts";
 
@@ -12,11 +13,18 @@ export interface FreshOptions {
   readonly rng: Rng;
   /** Deviation of matrices; default 0.02. */
   readonly std?: number;
+  /**
+   * What the matrices of keys and values begin as: `normal` (default), like all others; `uniform` within ±1/√d, as in LIMe's
+   * released code, whose plain models have them `normal`: a difference that is no part of the method.
+   */
+  readonly kvStart?: "normal" | "uniform";
+  /** Routers of keys and values begin as the identity on a layer's own heads; default true. */
+  readonly routerIdentity?: boolean;
 }
 
 /**
  * A transformer with fresh parameters, named as Llama's: matrices normal with deviation `std`, residual outputs scaled down;
- * gains begin at 1 and biases at 0.
+ * gains begin at 1 and biases at 0. A seed gives a routed model and a plain one the same numbers in all that they share.
  */
 export function createTransformer(device: Device, spec: ModelSpec, options: FreshOptions): Transformer {
   return fresh(device, checkSpec(spec), { ...options, names: llamaNames });
@@ -31,17 +39,30 @@ export function createFromConfig(device: Device, config: Json, options: FreshOpt
 function fresh(
   device: Device,
   spec: ModelSpec,
-  { rng, std = 0.02, names, config }: FreshOptions & { names: ParamNames; config?: Json },
+  { names, config, ...options }: FreshOptions & { names: ParamNames; config?: Json },
 ): Transformer {
   const slots = paramSlots(spec, names);
-  const tensors = slots.map((slot) => {
-    const data = new Float32Array(sizeOf(slot.shape));
-    if (!slot.matrix) data.fill(slot.start);
-    else rng.fork(slot.name).fillNormal(data, 0, std * residualScale(spec, slot));
-    return device.tensor(data, slot.shape).keep();
-  });
+  const tensors = slots.map((slot) => device.tensor(startOf(slot, spec, options), slot.shape).keep());
   return assemble(device, spec, { slots, tensors, config });
 }
+
+/** What a parameter begins as. Drawn by its name: models that share a parameter begin with the same numbers in it. */
+function startOf(slot: ParamSlot, spec: ModelSpec, options: FreshOptions): Float32Array {
+  const { std = 0.02, kvStart = "normal", routerIdentity = true } = options;
+  const rng = options.rng.fork(slot.name);
+  const data = new Float32Array(sizeOf(slot.shape));
+  if (isRouter(slot)) {
+    const [heads, width] = slot.shape;
+    return routerStart({ heads, sources: width / heads, identity: routerIdentity }, rng);
+  }
+  if (!slot.matrix) return data.fill(slot.start);
+  const bound = spec.dModel ** -0.5;
+  if (kvStart === "uniform" && isKeyOrValue(slot)) return rng.fillUniform(data, -bound, bound);
+  return rng.fillNormal(data, 0, std * residualScale(spec, slot));
+}
+
+const isKeyOrValue = ({ role }: ParamSlot): boolean =>
+  typeof role === "object" && (role.role === "wK" || role.role === "wV");
 
 /** GPT-2's rule: matrices that write into the stream start smaller by √(2 L), so that its variance does not grow. */
 function residualScale(spec: ModelSpec, { role }: ParamSlot): number {

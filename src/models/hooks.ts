@@ -6,6 +6,7 @@
  */
 import type { Tensor } from "../tensor/index.ts";
 import { didYouMean, inputError, usageError } from "../util/index.ts";
+import { isRouted } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
 
 /** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
@@ -13,8 +14,10 @@ const BLOCK_POINTS = [
   "hook_resid_pre", // [B, T, d] before the block
   "ln1.hook_normalized", // [B, T, d] what attention reads, with the gain
   "attn.hook_q", // [B, T, H, Dh] before its norm and the rotation
-  "attn.hook_k", // [B, T, G, Dh] before its norm and the rotation
-  "attn.hook_v", // [B, T, G, Dh]
+  "attn.hook_k", // [B, T, G, Dh] before routing, its norm and the rotation
+  "attn.hook_v", // [B, T, G, Dh] before routing
+  "attn.hook_k_routed", // [B, T, G, Dh] mixed from several layers; only where they are
+  "attn.hook_v_routed", // [B, T, G, Dh]
   "attn.hook_pattern", // [B, H, T, S] softmax weights
   "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
   "attn.hook_out", // [B, T, d] before the norm behind it; only where there is one
@@ -36,7 +39,9 @@ const POSITION_AXIS: Readonly<Record<string, number>> = {
 } satisfies Partial<Record<BlockPoint, number>>;
 
 /** Points of each block that only some models have. */
-const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec) => boolean>>> = {
+const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec, layer: number) => boolean>>> = {
+  "attn.hook_k_routed": isRouted,
+  "attn.hook_v_routed": isRouted,
   "attn.hook_out": (spec) => spec.normPlacement === "around",
   "mlp.hook_out": (spec) => spec.normPlacement === "around",
   hook_resid_mid: (spec) => !spec.parallelResidual,
@@ -44,8 +49,9 @@ const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec) => boolea
 
 /** All points of a model in the order in which the forward pass reaches them. */
 export function hookPoints(spec: ModelSpec): string[] {
-  const own = BLOCK_POINTS.filter((p) => SOMETIMES[p]?.(spec) ?? true);
-  const blocks = Array.from({ length: spec.nLayers }, (_, l) => own.map((p) => `blocks.${l}.${p}`));
+  const blocks = Array.from({ length: spec.nLayers }, (_, l) =>
+    BLOCK_POINTS.filter((p) => SOMETIMES[p]?.(spec, l) ?? true).map((p) => `blocks.${l}.${p}`),
+  );
   const positions = spec.positions.kind === "learned" ? ["hook_pos_embed"] : [];
   return ["hook_embed", ...positions, ...blocks.flat(), "ln_final.hook_normalized"];
 }
@@ -106,7 +112,7 @@ export function resolveHook(spec: ModelSpec, name: string): string {
 export function hookWidth(spec: ModelSpec, name: string): number {
   const point = resolveHook(spec, name);
   if (point.endsWith("mlp.hook_post")) return spec.dMlp;
-  if (/hook_(q|k|v|z)$/.test(point)) return spec.headDim;
+  if (/hook_(q|k|v|z|k_routed|v_routed)$/.test(point)) return spec.headDim;
   if (point.endsWith("hook_pattern")) {
     throw usageError(
       `hook ${name} has one entry a key position, so no fixed width; choose a point of the stream`,

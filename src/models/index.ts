@@ -27,6 +27,7 @@ export { checkSampling, GREEDY, type SamplingOptions } from "./sampling.ts";
 export { hashTransformer, type SaveOptions, saveTransformer } from "./save.ts";
 export {
   checkSpec,
+  type KvRoutingSpec,
   type LayerNormSpec,
   type LearnedPositions,
   type MlpSpec,

@@ -2,6 +2,7 @@
  * A model's parameters by role. Matrices are [out, in]; a checkpoint that has them otherwise says so in its names.
  */
 import { sizeOf, type Tensor } from "../tensor/index.ts";
+import { routedLayers } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface BlockParams {
@@ -15,6 +16,7 @@ export interface BlockParams {
   readonly bV?: Tensor;
   readonly qNorm?: Tensor; // [Dh]
   readonly kNorm?: Tensor; // [Dh]
+  readonly router?: Tensor; // [G, sources·G], columns by source, oldest first, then by head
   readonly wO: Tensor; // [d, H·Dh]
   readonly bO?: Tensor;
   readonly ln1Post?: Tensor; // [d], on what attention adds
@@ -65,11 +67,15 @@ export interface ParamSlot {
   readonly shape: readonly number[];
   /** A matrix that meets every token: decayed in training, and stored in 16 bits where asked. */
   readonly matrix: boolean;
-  /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. */
+  /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. Matrices and routers are drawn. */
   readonly start: number;
   /** Where the file has it otherwise. */
   readonly stored?: Stored;
 }
+
+/** A router of keys and values: trained faster than the rest, and not decayed. */
+export const isRouter = ({ role }: Pick<ParamSlot, "role">): boolean =>
+  typeof role === "object" && role.role === "router";
 
 /** Layout of the tensor that a parameter is read from. */
 export interface Stored {
@@ -108,8 +114,9 @@ function normShapes<R extends "ln1" | "ln1Post" | "ln2" | "ln2Post" | "lnFinal">
 }
 
 /** Parameters of one block, in the order of the forward pass. */
-function blockShapes(spec: ModelSpec): Shapes<BlockRole> {
-  const { dModel: d, dMlp, headDim } = spec;
+function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
+  const { dModel: d, dMlp, headDim, nKvHeads: G } = spec;
+  const sources = spec.kvRouting?.kind === "learned" ? routedLayers(spec, layer).length : 1;
   const q = spec.nHeads * headDim;
   const kv = spec.nKvHeads * headDim;
   const around = spec.normPlacement === "around";
@@ -129,6 +136,7 @@ function blockShapes(spec: ModelSpec): Shapes<BlockRole> {
       ["qNorm", [headDim]],
       ["kNorm", [headDim]],
     ]),
+    ...list(sources > 1, [["router", [G, sources * G]]]),
     ["wO", [d, q]],
     ...list(spec.outBias, [["bO", [d]]]),
     ...list(around, normShapes(spec, "ln1Post")),
@@ -159,10 +167,9 @@ export function paramSlots(spec: ModelSpec, names: ParamNames): ParamSlot[] {
   const top = (shapes: Shapes<TopRole>) =>
     shapes.map(([role, shape]) => slotOf(spec, role, shape, names[role]));
   const { before, after } = topShapes(spec);
-  const shapes = blockShapes(spec);
   const blocks = Array.from({ length: spec.nLayers }, (_, layer) => {
     const own = names.block(layer);
-    return shapes.map(([role, shape]) => slotOf(spec, { layer, role }, shape, own[role]));
+    return blockShapes(spec, layer).map(([role, shape]) => slotOf(spec, { layer, role }, shape, own[role]));
   });
   return [...top(before), ...blocks.flat(), ...top(after)];
 }
@@ -175,7 +182,7 @@ function slotOf(
 ): ParamSlot {
   const own = typeof role === "string" ? role : role.role;
   if (as === undefined) throw new Error(`paramSlots: the family has no name for ${own}`);
-  const matrix = shape.length === 2;
+  const matrix = shape.length === 2 && own !== "router";
   const isBias = own.endsWith("Bias") || own.startsWith("b");
   const slot = { role, shape, matrix, start: isBias ? 0 : 1 };
   if (typeof as === "string") return { ...slot, name: as };
@@ -203,7 +210,8 @@ function storedOf(spec: ModelSpec, shape: readonly number[], as: StoredAs): Stor
 export function parameterCount(spec: ModelSpec): { total: number; blocks: number } {
   const count = (shapes: Shapes<string>) => shapes.reduce((n, [, shape]) => n + sizeOf(shape), 0);
   const { before, after } = topShapes(spec);
-  const blocks = spec.nLayers * count(blockShapes(spec));
+  const layers = Array.from({ length: spec.nLayers }, (_, layer) => count(blockShapes(spec, layer)));
+  const blocks = layers.reduce((a, b) => a + b, 0);
   return { blocks, total: blocks + count(before) + count(after) };
 }
 

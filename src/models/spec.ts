@@ -5,6 +5,7 @@
  */
 import type { Activation } from "../tensor/index.ts";
 import { inputError } from "../util/index.ts";
+import { checkRouting } from "./routing.ts";
 
 /** Frequencies of Llama 3: long wavelengths are stretched by `factor`, short ones left, a ramp in between. */
 export interface Llama3Scaling {
@@ -57,6 +58,19 @@ export interface MlpSpec {
   readonly activation: MlpActivation;
 }
 
+/**
+ * Keys and values of a layer are mixed, head by head, from those of the layers before it and its own (LIMe,
+ * arXiv 2502.09245): from all of them, or from some. A layer that reads no other one has no router.
+ */
+export interface KvRoutingSpec {
+  /** `learned`: a matrix a layer, shared by keys and values; `average`: the mean of each head, nothing learned. */
+  readonly kind: "learned" | "average";
+  /** The first so many layers, the one before, and its own. */
+  readonly first?: number;
+  /** The last so many layers, its own among them. */
+  readonly last?: number;
+}
+
 export interface ModelSpec {
   readonly vocabSize: number;
   readonly dModel: number;
@@ -91,6 +105,7 @@ export interface ModelSpec {
   readonly outBias?: boolean;
   /** Queries and keys of each head are normed before they turn; with `norm`, which is then `rms`. */
   readonly qkNorm?: boolean;
+  readonly kvRouting?: KvRoutingSpec;
   /** The unembedding is the embedding. */
   readonly tiedHead: boolean;
   readonly bosToken?: number;
@@ -134,6 +149,7 @@ export function checkSpec(spec: ModelSpec): ModelSpec {
   if (spec.qkNorm && spec.norm.kind !== "rms") {
     throw inputError(`model: qkNorm goes with a norm of kind "rms", not "${spec.norm.kind}"`);
   }
+  if (spec.kvRouting) checkRouting(spec.kvRouting);
   return spec;
 }
 

@@ -15,9 +15,10 @@ import {
   type Schedule,
 } from "../nn/index.ts";
 import { add, mul, sum, type Tensor } from "../tensor/index.ts";
-import type { PackedBatch, TokenPacker } from "../text/index.ts";
+import type { PackedBatch, TrainingWindows, WindowSource } from "../text/index.ts";
 import { inputError, interruptedError, numericError, openJsonLines, usageError } from "../util/index.ts";
 import { crossEntropies, heldOutLoss } from "./held-out.ts";
+import { isRouter } from "./params.ts";
 import { type MeterState, restoreTrainState, saveTrainState } from "./train-state.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -33,8 +34,10 @@ export interface LmTrainConfig {
   /** Steps of linear warm-up. */
   readonly warmup: number;
   readonly decay: Decay;
-  /** Decoupled weight decay of matrices; norms have none. */
+  /** Decoupled weight decay of matrices; norms and routers have none. */
   readonly weightDecay: number;
+  /** Learning rate of the routers of keys and values, as a multiple of the others'; default 10 (LIMe, App. A). */
+  readonly routerLr?: number;
   readonly beta1: number;
   readonly beta2: number;
   readonly eps: number;
@@ -83,9 +86,9 @@ export interface LmTrainRecord {
 
 export interface LmTrainOptions {
   readonly config: LmTrainConfig;
-  readonly packer: TokenPacker;
+  readonly packer: TrainingWindows;
   /** Held-out windows by name. */
-  readonly validation?: Readonly<Record<string, TokenPacker>>;
+  readonly validation?: Readonly<Record<string, WindowSource>>;
   /** Most windows that each validation text gives; default `VALIDATION_WINDOWS`. */
   readonly validationWindows?: number;
   /** Run folder: `state.safetensors`, `metrics.jsonl`. */
@@ -128,7 +131,7 @@ export async function trainLm(model: Transformer, options: LmTrainOptions): Prom
     warmup: Math.min(config.warmup, steps),
     decay: config.decay,
   });
-  const optimizer = new AdamW(model.device, decayGroups(model, config.weightDecay), config);
+  const optimizer = new AdamW(model.device, paramGroups(model, config), config);
   try {
     return await runSteps(model, optimizer, schedule, options);
   } finally {
@@ -136,12 +139,16 @@ export async function trainLm(model: Transformer, options: LmTrainOptions): Prom
   }
 }
 
-/** Matrices are decayed; gains and biases are not. */
-function decayGroups(model: Transformer, weightDecay: number): AdamWParam[] {
-  return model.slots.map(({ name, tensor, matrix }) => ({
-    name,
+/** Matrices are decayed; gains, biases and routers are not, and routers learn faster. */
+export function paramGroups(
+  model: Transformer,
+  { weightDecay, routerLr = 10 }: Pick<LmTrainConfig, "weightDecay" | "routerLr">,
+): AdamWParam[] {
+  return model.slots.map(({ tensor, ...slot }) => ({
+    name: slot.name,
     tensor,
-    weightDecay: matrix ? weightDecay : 0,
+    weightDecay: slot.matrix ? weightDecay : 0,
+    lrScale: isRouter(slot) ? routerLr : 1,
   }));
 }
 
@@ -232,7 +239,7 @@ function checkConfig(config: LmTrainConfig): void {
 async function trainStep(
   model: Transformer,
   optimizer: AdamW,
-  packer: TokenPacker,
+  packer: TrainingWindows,
   config: LmTrainConfig,
   lr: number,
 ): Promise<{ loss: number; norm: number }> {

@@ -11,6 +11,7 @@ import {
   type Device,
   gatherRows,
   layerNorm,
+  limeRoute,
   linear,
   mul,
   reshape,
@@ -27,6 +28,7 @@ import type { Json } from "./families/index.ts";
 import { type HookRequest, HookRun } from "./hooks.ts";
 import type { BlockParams, ModelParams, ParamSlot } from "./params.ts";
 import { Rotary } from "./rotary.ts";
+import { averageRouter, routedLayers } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface ForwardOptions extends HookRequest {
@@ -58,6 +60,8 @@ interface Pass {
   readonly positions: Tensor;
   readonly segments?: Tensor;
   readonly cache?: KvCache;
+  /** Keys and values of the layers so far, before routing, [B, T, G, Dh]; only of models that route them. */
+  readonly made: { readonly k: Tensor; readonly v: Tensor }[];
 }
 
 export class Transformer {
@@ -69,6 +73,8 @@ export class Transformer {
   /** The `config.json` that it was made from, if any. */
   readonly config: Json | undefined;
   readonly #rotary: Rotary;
+  /** Routers of the layers that take the mean over several. */
+  readonly #averages: readonly (Tensor | undefined)[];
 
   constructor(
     device: Device,
@@ -81,6 +87,7 @@ export class Transformer {
     this.slots = slots;
     this.config = config;
     this.#rotary = new Rotary(device, spec);
+    this.#averages = averageRouters(device, spec);
   }
 
   /** Runs tokens i32 [B, T] through the model. Call inside a scope, or dispose what comes back. */
@@ -105,6 +112,7 @@ export class Transformer {
         positions: options.positions ? this.#given(options.positions, B, T) : this.#positions(B, T, cache),
         segments,
         cache,
+        made: [],
       };
       const x = this.#blocks(this.#embed(tokens, pass), pass);
       cache?.advance(T);
@@ -174,9 +182,26 @@ export class Transformer {
     const q = at("hook_q", reshape(linear(x, p.wQ, { bias: p.bQ }), [B, T, H, Dh]));
     const k = at("hook_k", reshape(linear(x, p.wK, { bias: p.bK }), [B, T, G, Dh]));
     const v = at("hook_v", reshape(linear(x, p.wV, { bias: p.bV }), [B, T, G, Dh]));
-    const turned = { q: this.#turn(q, p.qNorm, l, pass), k: this.#turn(k, p.kNorm, l, pass) };
-    const z = at("hook_z", this.#mix(turned.q, turned.k, v, l, pass)); // [B, T, H, Dh]
+    const read = this.#route({ k, v }, p, l, pass);
+    const turned = { q: this.#turn(q, p.qNorm, l, pass), k: this.#turn(read.k, p.kNorm, l, pass) };
+    const z = at("hook_z", this.#mix(turned.q, turned.k, read.v, l, pass)); // [B, T, H, Dh]
     return linear(reshape(z, [B, T, H * Dh]), p.wO, { bias: p.bO });
+  }
+
+  /** Keys and values that a layer reads: its own, or mixed from several layers by one router for both. */
+  #route(own: { k: Tensor; v: Tensor }, p: BlockParams, l: number, pass: Pass): { k: Tensor; v: Tensor } {
+    if (!this.spec.kvRouting) return own;
+    pass.made.push(own);
+    const router = p.router ?? this.#averages[l];
+    if (!router) return own;
+    const made = routedLayers(this.spec, l).map((layer) => pass.made[layer]);
+    const mixed = limeRoute(
+      router,
+      made.map(({ k }) => k),
+      made.map(({ v }) => v),
+    );
+    const at = this.#points(`blocks.${l}.attn.`, pass);
+    return { k: at("hook_k_routed", mixed.keys), v: at("hook_v_routed", mixed.values) };
   }
 
   /** Queries or keys as the scores see them: normed and turned where the model does so. */
@@ -267,5 +292,15 @@ export class Transformer {
   dispose(): void {
     for (const { tensor } of this.slots) tensor.dispose();
     this.#rotary.dispose();
+    for (const router of this.#averages) router?.dispose();
   }
+}
+
+function averageRouters(device: Device, spec: ModelSpec): (Tensor | undefined)[] {
+  if (spec.kvRouting?.kind !== "average") return [];
+  const { nKvHeads: G } = spec;
+  return Array.from({ length: spec.nLayers }, (_, l) => {
+    const sources = routedLayers(spec, l).length;
+    return sources > 1 ? device.tensor(averageRouter(G, sources), [G, sources * G]).keep() : undefined;
+  });
 }

@@ -15,6 +15,8 @@ export interface AdamWParam {
   readonly tensor: Tensor;
   /** Decoupled weight decay of this parameter; 0 for norms and biases. */
   readonly weightDecay: number;
+  /** Multiplies the learning rate of every step; default 1. */
+  readonly lrScale?: number;
 }
 
 export class AdamW {
@@ -46,9 +48,10 @@ export class AdamW {
   /** One step in place. `gradScale` multiplies every gradient first. */
   step(grads: readonly Tensor[], { lr, gradScale = 1 }: { lr: number; gradScale?: number }): void {
     this.#step++;
-    this.params.forEach(({ tensor, weightDecay }, i) => {
+    this.params.forEach(({ tensor, weightDecay, lrScale = 1 }, i) => {
       const { m, v } = this.moments[i];
-      adam(tensor, grads[i], m, v, { ...this.options, lr, weightDecay, gradScale, step: this.#step });
+      const own = { lr: lr * lrScale, weightDecay, gradScale, step: this.#step };
+      adam(tensor, grads[i], m, v, { ...this.options, ...own });
     });
   }
 

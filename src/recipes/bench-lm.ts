@@ -12,7 +12,9 @@ import {
   parameterCount,
   type Transformer,
 } from "../models/index.ts";
-import { paramSlots } from "../models/params.ts";
+import { isRouter, paramSlots } from "../models/params.ts";
+import { routerStart } from "../models/routing.ts";
+import { paramGroups } from "../models/train.ts";
 import { AdamW, clipFactor, globalNorm } from "../nn/index.ts";
 import { add, cast, type Device, type DType, mul, sizeOf, sum, type Tensor } from "../tensor/index.ts";
 import { Rng, usageError } from "../util/index.ts";
@@ -77,7 +79,13 @@ export function randomModel(device: Device, config: Json, dtype: WeightType, rng
   const family = familyOf(config);
   const spec = family.spec(config);
   const slots = paramSlots(spec, family.names);
-  const tensors = slots.map(({ shape, matrix, start }) => {
+  const tensors = slots.map((slot) => {
+    const { shape, matrix, start } = slot;
+    const [heads, width] = shape;
+    if (isRouter(slot)) {
+      const router = routerStart({ heads, sources: width / heads, identity: true }, rng.fork(slot.name));
+      return device.tensor(router, shape).keep();
+    }
     const data = new Float32Array(sizeOf(shape)).fill(start);
     for (let at = 0; matrix && at < data.length; at += BLOCK) {
       data.set(block.subarray(0, Math.min(BLOCK, data.length - at)), at);
@@ -166,54 +174,80 @@ export async function benchLmForward(
   }
 }
 
+export interface LmTrainBench extends BenchRepeats {
+  readonly micro: number;
+  /** A twin with routed keys and values takes a step after every one of the plain model. */
+  readonly routed?: boolean;
+}
+
 /** One step of causal language-model training: gradients of the batch in passes of `micro` windows, clip at 1, AdamW. */
 export async function benchLmTrain(
   device: Device,
   sizes: LmSizes,
-  { micro, ...repeats }: BenchRepeats & { readonly micro: number },
+  { micro, routed = false, ...repeats }: LmTrainBench,
 ): Promise<BenchFigures> {
   if (sizes.batch % micro !== 0)
     throw usageError(`bench: --batch ${sizes.batch} must be a multiple of --micro ${micro}`);
   const rng = new Rng(0);
-  const model = randomModel(device, benchConfig("llama", sizes), "f32", rng);
-  const { spec } = model;
+  const config = benchConfig("llama", sizes);
+  const plain = trained(device, config, rng);
+  const twin = routed
+    ? trained(device, { ...config, model_type: "lime", kv_routing: { kind: "learned" } }, rng)
+    : undefined;
   const gemm = lmYardstick(device, sizes, rng);
-  const params = model.slots.map(({ name, tensor, matrix }) => ({
-    name,
-    tensor,
-    weightDecay: matrix ? LM_TRAIN_DEFAULTS.weightDecay : 0,
-  }));
-  const optimizer = new AdamW(device, params, LM_TRAIN_DEFAULTS);
   const tokens = sizes.batch * sizes.ctx;
   let loss = Number.NaN;
   try {
     const clock = await repeatTimed(repeats, async (c) => {
       const ids = randomTokens(rng, sizes, sizes.ctx + 1);
       gemm.run(c);
-      loss = await c.timeAsync("step", () => lmStep(model, optimizer, ids, { sizes, micro, clock: c }));
+      loss = await c.timeAsync("step", () => lmStep(plain, ids, { sizes, micro, clock: c }));
+      if (twin) await c.timeAsync("routed", () => lmStep(twin, ids, { sizes, micro }));
     });
+    const over = clock.of("routed").map((ms, i) => ms / clock.of("step")[i] - 1);
     const figures = figuresOf(clock, {
       benchmark: "lm-train",
       sizes: { arch: "llama", ...sizes, micro },
       tokens,
       flops: gemm.flops,
-      more: { parameters: parameterCount(spec).total, loss },
+      more: {
+        parameters: parameterCount(plain.model.spec).total,
+        loss,
+        ...(twin && {
+          router_parameters: parameterCount(twin.model.spec).total - parameterCount(plain.model.spec).total,
+          routing_overhead_percent: 100 * spreadOf(over).median,
+          routing_overhead_percent_min: 100 * spreadOf(over).min,
+          routing_overhead_percent_max: 100 * spreadOf(over).max,
+        }),
+      },
     });
-    const work = 6 * matmulWeights(spec, true) * tokens;
+    const work = 6 * matmulWeights(plain.model.spec, true) * tokens;
     return { ...figures, more: { ...figures.more, step_gflops: work / figures.step.median / 1e6 } };
   } finally {
-    model.dispose();
+    for (const { model, optimizer } of twin ? [plain, twin] : [plain]) {
+      model.dispose();
+      optimizer.dispose();
+    }
     gemm.dispose();
-    optimizer.dispose();
   }
+}
+
+interface Trained {
+  readonly model: Transformer;
+  readonly optimizer: AdamW;
+}
+
+/** A model of random weights, routers begun as they are trained from, and its optimiser. */
+function trained(device: Device, config: Json, rng: Rng): Trained {
+  const model = randomModel(device, config, "f32", rng);
+  return { model, optimizer: new AdamW(device, paramGroups(model, LM_TRAIN_DEFAULTS), LM_TRAIN_DEFAULTS) };
 }
 
 /** The step of `trainLm` without its records and checkpoints; returns the loss. */
 async function lmStep(
-  model: Transformer,
-  optimizer: AdamW,
+  { model, optimizer }: Trained,
   ids: Int32Array,
-  { sizes: { ctx, batch }, micro, clock }: { sizes: LmSizes; micro: number; clock: BenchClock },
+  { sizes: { ctx, batch }, micro, clock }: { sizes: LmSizes; micro: number; clock?: BenchClock },
 ): Promise<number> {
   const { device } = model;
   const began = performance.now();
@@ -230,11 +264,11 @@ async function lmStep(
   const [loss, ...grads] = total!; // batch >= micro >= 1
   const norm = await globalNorm(grads);
   const computed = performance.now();
-  clock.add("gradients", computed - began);
+  clock?.add("gradients", computed - began);
   optimizer.step(grads, { lr: LM_TRAIN_DEFAULTS.lr, gradScale: clipFactor(norm, LM_TRAIN_DEFAULTS.clip) });
   const result = await loss.item();
   for (const t of [loss, ...grads]) t.dispose();
-  clock.add("optimizer", performance.now() - computed);
+  clock?.add("optimizer", performance.now() - computed);
   return result;
 }
 

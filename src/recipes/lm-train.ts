@@ -7,6 +7,7 @@ import { join } from "node:path";
 import {
   checkSpec,
   createTransformer,
+  type KvRoutingSpec,
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,
   type LmTrainProgress,
@@ -37,6 +38,8 @@ export interface LmSizes {
   /** The unembedding is the embedding. */
   readonly tied: boolean;
   readonly ropeTheta: number;
+  /** Keys and values mixed over the layers. */
+  readonly kvRouting?: KvRoutingSpec;
 }
 
 export interface LmRunOptions {
@@ -143,12 +146,19 @@ const parameterRng = ({ seed = LM_TRAIN_DEFAULTS.seed }: Partial<LmTrainConfig>)
   new Rng(seed).fork("parameters");
 
 /** A Llama of these sizes over the tokenizer's vocabulary. */
-export function specOf(sizes: LmSizes, tokenizer: Tokenizer): ModelSpec {
-  const { d, layers, heads, kvHeads, ffn, context, tied, ropeTheta } = sizes;
+export const specOf = (sizes: LmSizes, { vocabSize, bosId, eosId }: Tokenizer): ModelSpec =>
+  llamaOf(sizes, { vocabSize, bosToken: bosId, eosTokens: eosId === undefined ? [] : [eosId] });
+
+/** A Llama of these sizes, with keys and values routed where that is asked for. */
+export function llamaOf(
+  sizes: LmSizes,
+  vocabulary: Pick<ModelSpec, "vocabSize" | "bosToken" | "eosTokens">,
+): ModelSpec {
+  const { d, layers, heads, kvHeads, ffn, context, tied, ropeTheta, kvRouting } = sizes;
   if (d % heads !== 0) throw usageError(`lm train: width d=${d} is no multiple of heads=${heads}`);
   const headDim = d / heads;
   return checkSpec({
-    vocabSize: tokenizer.vocabSize,
+    ...vocabulary,
     dModel: d,
     nLayers: layers,
     nHeads: heads,
@@ -164,8 +174,7 @@ export function specOf(sizes: LmSizes, tokenizer: Tokenizer): ModelSpec {
     windowPattern: new Array<number>(layers).fill(0),
     qkvBias: false,
     tiedHead: tied,
-    bosToken: tokenizer.bosId,
-    eosTokens: tokenizer.eosId === undefined ? [] : [tokenizer.eosId],
+    ...(kvRouting && { kvRouting }),
   });
 }
 

@@ -199,6 +199,7 @@ export class Device {
         loss,
         seed,
         add,
+        (sum, g) => this.backend.kernels.accumulate([sum, g], [], {}),
         alias,
         (run) => this.scope(run),
         (t) => returned.has(t) || !scope?.has(t),

@@ -3,7 +3,7 @@
  */
 import { usageError } from "../util/errors.ts";
 import type { Device } from "./device.ts";
-import type { Op } from "./op.ts";
+import { mutated, type Op } from "./op.ts";
 import type { Tensor } from "./tensor.ts";
 import { describe, type Kernel, type KernelTensor } from "./types.ts";
 import { cast, contiguous } from "./views.ts";
@@ -25,14 +25,15 @@ export function dispatch<A>(op: Op<A>, inputs: readonly Tensor[], attrs: A, devi
     record(home, op, vjp, inputs, outputs, attrs);
     return outputs;
   }
-  for (const i of op.mutates ?? []) {
+  const written = mutated(op, inputs.length, attrs);
+  for (const i of written) {
     if (home.tape?.tracks(inputs[i])) {
       throw usageError(
         `${op.name}: input ${i}, ${describe(inputs[i])}, takes part in the gradient being taken and cannot be overwritten`,
       );
     }
   }
-  const ready = inputs.map((t, i) => prepare(op, t, i));
+  const ready = inputs.map((t, i) => prepare(op, t, i, written.includes(i)));
   const outputs = types.map((t) => home.empty(t.shape, t.dtype));
   try {
     kernel(ready, outputs, attrs);
@@ -81,7 +82,7 @@ function record<A>(
     op.name,
     inputs,
     outputs,
-    (grads, needs) => vjp({ inputs, outputs, grads, attrs, needs }),
+    (grads, needs, sums) => vjp({ inputs, outputs, grads, attrs, needs, sums }),
     {
       carries,
     },
@@ -89,11 +90,11 @@ function record<A>(
 }
 
 /** The tensor in a form that the op's kernels take: as it is, or a contiguous copy widened to f32. */
-function prepare<A>(op: Op<A>, t: Tensor, index: number): Tensor & KernelTensor {
+function prepare<A>(op: Op<A>, t: Tensor, index: number, written: boolean): Tensor & KernelTensor {
   const accepted = (x: Tensor) =>
     op.accepts ? op.accepts(x, index) : x.isContiguous && (x.dtype === "f32" || x.dtype === "i32");
   if (accepted(t)) return t;
-  if (op.mutates?.includes(index)) {
+  if (written) {
     throw usageError(
       `${op.name}: input ${index}, ${describe(t)}, is written in place and must be contiguous f32`,
     );

@@ -26,6 +26,7 @@ export {
   kronSpread,
   linearKronTopK,
 } from "./ops/kron.ts";
+export { limeRoute } from "./ops/lime.ts";
 export { layerNorm, logSoftmax, rmsNorm, rope, softmax, softmaxCrossEntropy, swiglu } from "./ops/lm.ts";
 export { type Activation, linear, matmul } from "./ops/matmul.ts";
 export {

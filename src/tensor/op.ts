@@ -18,6 +18,11 @@ export interface VjpContext<A> {
   readonly attrs: A;
   /** Which inputs want a gradient. A rule may skip the others. */
   readonly needs: readonly boolean[];
+  /**
+   * What other ops have given to the gradients of the inputs, where it may be written: contiguous f32. A rule
+   * that adds to one in place returns that one; any other tensor is added by the tape.
+   */
+  readonly sums: readonly (Tensor | undefined)[];
 }
 
 /** One test case: input shapes (or literal inputs) and attributes. Conformance and gradient tests run them all. */
@@ -50,8 +55,8 @@ export interface Op<A> {
   infer(inputs: readonly TensorType[], attrs: A): TensorType[];
   /** The meaning, in float64 over row-major arrays. Mutated inputs are written in place. */
   ref(inputs: readonly Dense[], outputs: readonly Dense[], attrs: A): void;
-  /** Inputs written in place. Such an op is never recorded on a tape. */
-  readonly mutates?: readonly number[];
+  /** Inputs written in place, maybe depending on their number. Such an op is never recorded on a tape. */
+  readonly mutates?: readonly number[] | ((inputs: number, attrs: A) => readonly number[]);
   /** Positions of the inputs that must be i32. The others must be floats, unless `anyType`. */
   readonly ints?: readonly number[];
   /** Takes any number of inputs. The others take as many as one of their cases. */
@@ -75,6 +80,11 @@ export interface PrimitiveOp<A> extends Op<A> {
 export interface FusedOp<A> extends Op<A> {
   readonly kind: "fused";
   decompose(inputs: readonly Tensor[], attrs: A): Tensor[];
+}
+
+/** The inputs that a call of `op` writes in place. */
+export function mutated<A>(op: Op<A>, inputs: number, attrs: A): readonly number[] {
+  return typeof op.mutates === "function" ? op.mutates(inputs, attrs) : (op.mutates ?? []);
 }
 
 export function primitive<A>(op: Omit<PrimitiveOp<A>, "kind">): PrimitiveOp<A> {

@@ -3,10 +3,11 @@
  */
 import type { Tensor } from "./tensor.ts";
 
-/** Gradients of a node's inputs from the gradients of its outputs. */
+/** Gradients of a node's inputs from the gradients of its outputs; see `VjpContext`. */
 type Backward = (
   grads: readonly (Tensor | undefined)[],
   needs: readonly boolean[],
+  sums: readonly (Tensor | undefined)[],
 ) => readonly (Tensor | undefined)[];
 
 interface Node {
@@ -48,12 +49,13 @@ export class Tape {
 
   /**
    * Gradients of the watched tensors given that of `root`. Consumes the tape: activations are released as the walk
-   * passes them, except those for which `held` is true.
+   * passes them, except those for which `held` is true. `add` makes a tensor, `accumulate` writes its first.
    */
   gradients(
     root: Tensor,
     seed: Tensor,
     add: (a: Tensor, b: Tensor) => Tensor,
+    accumulate: (sum: Tensor, g: Tensor) => void,
     alias: (t: Tensor) => Tensor,
     isolate: <T>(fn: () => T) => T,
     held: (t: Tensor) => boolean,
@@ -65,16 +67,21 @@ export class Tape {
       if (upstream.some((g) => g)) {
         const needs = node.inputs.map((t) => this.#tracked.has(t));
         const downstream = isolate(() => {
-          const found = node.backward(upstream, needs);
+          const open = node.inputs.map((t, i) => {
+            const before = needs[i] && node.inputs.indexOf(t) === i ? grads.get(t) : undefined;
+            return before && writable(before) ? before : undefined;
+          });
+          const found = node.backward(upstream, needs, open);
           const sums = new Map<Tensor, Tensor>();
           const taken = new Set<Tensor | undefined>(upstream); // a rule may hand one tensor to several inputs
           node.inputs.forEach((t, i) => {
             let g = found[i];
-            if (!g || !needs[i]) return;
+            if (!g || !needs[i] || g === open[i]) return;
             if (taken.has(g)) g = alias(g);
             taken.add(g);
             const before = sums.get(t) ?? grads.get(t);
-            sums.set(t, before ? add(before, g) : g);
+            if (before && writable(before)) accumulate(before, g);
+            else sums.set(t, before ? add(before, g) : g);
           });
           return [...sums.entries()];
         });
@@ -93,4 +100,9 @@ export class Tape {
     }
     return grads;
   }
+}
+
+/** Whether a gradient, which is the tape's own, may be written: no other tensor shows it, no number is repeated. */
+function writable(g: Tensor): boolean {
+  return g.storage.refs === 1 && g.isContiguous;
 }

@@ -57,8 +57,10 @@ export {
   type PackOptions,
   TokenPacker,
   type TokenSource,
+  type TrainingWindows,
   type WindowSource,
 } from "./packing.ts";
+export { type PackedSample, SamplePacker, type SamplePackOptions } from "./sample-packing.ts";
 export { StridedWindows, type StrideOptions } from "./strided.ts";
 export { TokenFile, type TokenFileHeader, type TokenFileInfo, TokenFileWriter } from "./token-file.ts";
 export { collectTokens, type TokenizeOptions, type TokenizeProgress, tokenizeDocuments } from "./tokenize.ts";

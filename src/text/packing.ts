@@ -181,15 +181,97 @@ export interface WindowSource {
   at(first: number, batch?: number): PackedBatch;
 }
 
-export class TokenPacker implements WindowSource {
+/** Windows to be trained on, in an order of its own, epoch after epoch. */
+export interface TrainingWindows {
+  readonly context: number;
+  /** Of one epoch; where the source is lazy, as far as it was read. */
+  readonly windows: number;
+  /** How many windows an epoch has is not known from the start. */
+  readonly lazy: boolean;
+  readonly state: PackerState;
+  restore(state: PackerState): void;
+  /** Makes so many windows of an epoch ready, where not all are from the start. */
+  reach(windows: number): Promise<void>;
+  /** The next `batch` windows; goes on into the next epoch by itself. */
+  next(batch: number): PackedBatch;
+}
+
+export interface WindowOrderOptions {
+  /** Windows of an epoch, as far as they are known now. */
+  readonly windows: () => number;
+  /** Whether these are all; default yes. */
+  readonly whole?: () => boolean;
+  /** Windows that are shuffled among each other; default all. */
+  readonly block?: number;
+  /** Each epoch has an order of its own; without a seed windows come one after the other. */
+  readonly seed?: number;
+}
+
+/** Where a packer stands among its windows: it can be restored to any place. */
+export class WindowOrder {
+  readonly #options: Required<Omit<WindowOrderOptions, "seed">> & Pick<WindowOrderOptions, "seed">;
+  #state: PackerState = { epoch: 0, index: 0 };
+  #order: { epoch: number; block: number; windows: Uint32Array } | undefined;
+
+  constructor({ windows, whole = () => true, block = Number.POSITIVE_INFINITY, seed }: WindowOrderOptions) {
+    this.#options = { windows, whole, block, seed };
+  }
+
+  get state(): PackerState {
+    return { ...this.#state };
+  }
+
+  restore({ epoch, index }: PackerState): void {
+    const { windows, whole } = this.#options;
+    const counts = [epoch, index].every((n) => Number.isInteger(n) && n >= 0);
+    if (!counts || (index > windows() && whole())) {
+      throw usageError(
+        `packing: state epoch=${epoch}, index=${index} does not fit ${windows()} windows: was the text or the context changed?`,
+      );
+    }
+    this.#state = { epoch, index };
+  }
+
+  /** The next window; goes on into the next epoch. */
+  next(): number {
+    const { windows, whole } = this.#options;
+    if (this.#state.index >= windows()) {
+      if (!whole()) throw new Error("packing: windows of a lazy text are reached before they are taken");
+      this.#state = { epoch: this.#state.epoch + 1, index: 0 };
+    }
+    const window = this.#windowAt(this.#state);
+    this.#state.index++;
+    return window;
+  }
+
+  #windowAt({ epoch, index }: PackerState): number {
+    const { windows, block: size, seed } = this.#options;
+    if (seed === undefined) return index;
+    const block = Math.floor(index / size);
+    const first = block === 0 ? 0 : block * size;
+    if (this.#order?.epoch !== epoch || this.#order.block !== block) {
+      const count = Math.min(size, windows() - first);
+      const own = seed + Math.imul(epoch, 0x9e3779b1) + Math.imul(block, 0x85ebca77);
+      this.#order = { epoch, block, windows: permutation(count, own) };
+    }
+    return first + this.#order.windows[index - first];
+  }
+}
+
+/** Refuses windows that are not there. */
+export function checkWindows(first: number, batch: number, windows: number): void {
+  if (first >= 0 && first + batch <= windows) return;
+  throw usageError(`packing: windows ${first} to ${first + batch} asked for, but there are ${windows}`);
+}
+
+export class TokenPacker implements WindowSource, TrainingWindows {
   readonly context: number;
   readonly #source: TokenSource;
   readonly #stream: TokenStream;
   readonly #options: Required<PackOptions>;
   /** Windows that are shuffled among each other. */
   readonly #block: number;
-  #state: PackerState = { epoch: 0, index: 0 };
-  #order: { epoch: number; block: number; windows: Uint32Array } | undefined;
+  readonly #order: WindowOrder;
 
   constructor(source: TokenSource, options: PackOptions) {
     const { context, bos = null, eos = null, shuffle = true, seed = 0, segments = false } = options;
@@ -203,6 +285,12 @@ export class TokenPacker implements WindowSource {
     const together = shuffle ? (source.lazy?.shuffled ?? Number.POSITIVE_INFINITY) : context;
     this.#block = Math.max(1, Math.floor(together / context));
     this.context = context;
+    this.#order = new WindowOrder({
+      windows: () => this.windows,
+      whole: () => this.#whole,
+      block: this.#block,
+      seed: shuffle ? seed : undefined,
+    });
     if (this.#whole) this.#refuseNone();
   }
 
@@ -226,7 +314,7 @@ export class TokenPacker implements WindowSource {
   /** Of a lazy text: reads on, until an epoch has so many windows or the text ends. `next` and `at` do not read on. */
   async reach(windows: number): Promise<void> {
     const { lazy } = this.#source;
-    const epoch = this.#state.epoch > 0 ? Number.POSITIVE_INFINITY : windows; // there is a second one behind the end only
+    const epoch = this.state.epoch > 0 ? Number.POSITIVE_INFINITY : windows; // there is a second one behind the end only
     while (lazy && !lazy.whole && this.windows < epoch) {
       const wanted = Math.ceil(epoch / this.#block) * this.#block * this.context + 1;
       await lazy.grow(this.#source.tokens + Math.max(1, wanted - this.#stream.length));
@@ -243,47 +331,23 @@ export class TokenPacker implements WindowSource {
   }
 
   get state(): PackerState {
-    return { ...this.#state };
+    return this.#order.state;
   }
 
   restore(state: PackerState): void {
-    const { epoch, index } = state;
-    if (
-      !Number.isInteger(epoch) ||
-      epoch < 0 ||
-      !Number.isInteger(index) ||
-      index < 0 ||
-      (index > this.windows && this.#whole)
-    ) {
-      throw usageError(
-        `packing: state epoch=${epoch}, index=${index} does not fit ${this.windows} windows: was the text or the context changed?`,
-      );
-    }
-    this.#state = { epoch, index };
+    this.#order.restore(state);
   }
 
   /** The next `batch` windows; goes on into the next epoch by itself. */
   next(batch: number): PackedBatch {
     const packed = this.#empty(batch);
-    for (let row = 0; row < batch; row++) {
-      if (this.#state.index >= this.windows) {
-        if (!this.#whole)
-          throw new Error("packing: windows of a lazy text are reached before they are taken");
-        this.#state = { epoch: this.#state.epoch + 1, index: 0 };
-      }
-      this.#fill(this.#windowAt(this.#state), packed, row);
-      this.#state.index++;
-    }
+    for (let row = 0; row < batch; row++) this.#fill(this.#order.next(), packed, row);
     return packed;
   }
 
   /** Windows `first` to `first + batch` in the order of the text; moves nothing. */
   at(first: number, batch = 1): PackedBatch {
-    if (first < 0 || first + batch > this.windows) {
-      throw usageError(
-        `packing: windows ${first} to ${first + batch} asked for, but there are ${this.windows}`,
-      );
-    }
+    checkWindows(first, batch, this.windows);
     const packed = this.#empty(batch);
     for (let row = 0; row < batch; row++) this.#fill(first + row, packed, row);
     return packed;
@@ -294,18 +358,6 @@ export class TokenPacker implements WindowSource {
     const packed: PackedBatch = { tokens: new Int32Array(size), targets: new Int32Array(size) };
     if (this.#options.segments) packed.segments = new Int32Array(size);
     return packed;
-  }
-
-  #windowAt({ epoch, index }: PackerState): number {
-    if (!this.#options.shuffle) return index;
-    const block = Math.floor(index / this.#block);
-    const first = block === 0 ? 0 : block * this.#block;
-    if (this.#order?.epoch !== epoch || this.#order.block !== block) {
-      const windows = Math.min(this.#block, this.windows - first);
-      const seed = this.#options.seed + Math.imul(epoch, 0x9e3779b1) + Math.imul(block, 0x85ebca77);
-      this.#order = { epoch, block, windows: permutation(windows, seed) };
-    }
-    return first + this.#order.windows[index - first];
   }
 
   #fill(window: number, packed: PackedBatch, row: number): void {

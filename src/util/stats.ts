@@ -1,6 +1,7 @@
 /**
- * Statistics that accumulate: moments by Welford's update (mergeable), quantiles, histograms.
+ * Statistics that accumulate: moments by Welford's update (mergeable), quantiles, histograms, intervals.
  */
+import { usageError } from "./errors.ts";
 
 type Numbers = ArrayLike<number>;
 
@@ -28,6 +29,23 @@ export function quantile(values: Numbers, q: number): number {
 }
 
 export const median = (values: Numbers): number => quantile(values, 0.5);
+
+/**
+ * Wilson's score interval of a share, `successes` of `count`: stays in [0, 1] and is right near its ends too.
+ * `z` is the normal quantile; default 1.96, for 95 %. [0, 1] for a count of 0.
+ */
+export function wilsonInterval(successes: number, count: number, z = 1.96): [low: number, high: number] {
+  if (!(successes >= 0 && successes <= count && Number.isFinite(count)))
+    throw usageError(
+      `wilsonInterval: ${successes} of ${count} is no share; successes lie between 0 and count`,
+    );
+  if (count === 0) return [0, 1];
+  const share = successes / count;
+  const centre = share + (z * z) / (2 * count);
+  const half = z * Math.sqrt((share * (1 - share)) / count + ((z / count) * z) / (4 * count));
+  const scale = 1 + (z * z) / count;
+  return [successes === 0 ? 0 : (centre - half) / scale, successes === count ? 1 : (centre + half) / scale];
+}
 
 /** Median and the spread a benchmark reports: quartiles and extremes. */
 export function summarize(values: Numbers): {

@@ -16,7 +16,13 @@ import {
   trainLm,
 } from "../../src/models/index.ts";
 import type { Device } from "../../src/tensor/index.ts";
-import { MemoryTokens, type PackedBatch, type PackOptions, TokenPacker } from "../../src/text/index.ts";
+import {
+  MemoryTokens,
+  type PackedBatch,
+  type PackOptions,
+  TokenPacker,
+  type TrainingWindows,
+} from "../../src/text/index.ts";
 import { readJsonLines, SluiceError } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
 import { assertNear, BACKENDS, someIds, tinyModel, tinySpec, withDevice } from "./helpers.ts";
@@ -53,7 +59,7 @@ async function parameters(model: Transformer): Promise<Float32Array[]> {
 }
 
 /** Trains a fresh tiny model; gives its parameters and frees it. */
-async function train(device: Device, options: Omit<LmTrainOptions, "packer"> & { packer?: TokenPacker }) {
+async function train(device: Device, options: Omit<LmTrainOptions, "packer"> & { packer?: TrainingWindows }) {
   const model = tinyModel(device, small, 0.1);
   try {
     const records = await trainLm(model, { packer: packer(), ...options });

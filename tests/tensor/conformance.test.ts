@@ -6,6 +6,7 @@ import { describe, test } from "node:test";
 import type { Device } from "../../src/tensor/device.ts";
 import { dispatch } from "../../src/tensor/dispatch.ts";
 import { loadAddon } from "../../src/tensor/native/addon.ts";
+import { mutated } from "../../src/tensor/op.ts";
 import type { OpName } from "../../src/tensor/ops/index.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import type { Dense, DType } from "../../src/tensor/types.ts";
@@ -93,6 +94,8 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   attention: CHAINED,
   attentionGrad: CHAINED,
   attentionCached: CHAINED,
+  limeRoute: SUMMED,
+  limeRouteGrad: SUMMED,
   linearTopK: SUMMED,
   sparseDecode: SUMMED,
   sparseDot: SUMMED,
@@ -114,6 +117,7 @@ const TOLERANCE: Readonly<Record<OpName, Tolerance>> = {
   normalizeRows: ROUNDED,
   projectRows: SUMMED,
   scale: ROUNDED, // the factor is rounded to f32 first
+  accumulate: EXACT,
   sumSquares: ROUNDED,
 };
 
@@ -147,18 +151,18 @@ async function check(
   const values = special ?? valuesOf(c);
   const key = special ? undefined : `${c.label} ${layout} ${dtype}`;
   await leakFree(device, async () => {
-    const mutated = c.op.mutates ?? [];
+    const written = mutated(c.op, c.inputs.length, c.attrs);
     const dense = values.map((v, i) =>
-      mutated.includes(i) ? v : shownIn(layout, rounded(v, v.data instanceof Int32Array ? "i32" : dtype)),
+      written.includes(i) ? v : shownIn(layout, rounded(v, v.data instanceof Int32Array ? "i32" : dtype)),
     );
     const inputs = dense.map((d, i) => {
-      if (mutated.includes(i)) return place(device, d, layout === "offset" ? "offset" : "contiguous");
+      if (written.includes(i)) return place(device, d, layout === "offset" ? "offset" : "contiguous");
       return place(device, d, layout, d.data instanceof Int32Array ? "i32" : dtype);
     });
     const outputs = dispatch(c.op, inputs, c.attrs, device);
     const wanted = (key && known.get(key)) || expected(c, dense);
     if (key) known.set(key, wanted);
-    const results = [...outputs, ...mutated.map((i) => inputs[i])];
+    const results = [...outputs, ...written.map((i) => inputs[i])];
     const what = `${c.label}, ${layout} ${dtype} on ${device.name}`;
     assert.equal(results.length, wanted.length, what);
     for (const [i, t] of results.entries()) {
@@ -169,18 +173,18 @@ async function check(
       const goal = spills ? loops.map((w, n) => (Number.isNaN(found[n]) ? Number.NaN : w)) : loops;
       assertClose(found, goal, tolerance, `${what}: output ${i}`);
     }
-    await assertUntouched(inputs, dense, mutated, what);
+    await assertUntouched(inputs, dense, written, what);
   });
 }
 
 async function assertUntouched(
   inputs: readonly Tensor[],
   dense: readonly Dense[],
-  mutated: readonly number[],
+  written: readonly number[],
   what: string,
 ): Promise<void> {
   for (const [i, t] of inputs.entries()) {
-    if (!mutated.includes(i))
+    if (!written.includes(i))
       assertClose(await t.data(), dense[i].data, EXACT, `${what}: input ${i} afterwards`);
   }
 }
@@ -209,6 +213,7 @@ const SPECIALS: readonly OpName[] = [
     "topk",
     "keepLargest",
     "scale",
+    "accumulate",
     "sumSquares",
   ] as const),
 ];
@@ -220,7 +225,7 @@ const NAN_SPREADS: readonly OpName[] = [
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK"] as const),
   ...(["linearKronTopK", "kronScores", "kronSpread"] as const),
   ...(["sparseDot", "sparseOuter", "sparseSum", "sparseDecodeLoss", "linearTopK", "prefixLoss"] as const),
-  ...(["attention", "attentionGrad", "attentionCached"] as const),
+  ...(["attention", "attentionGrad", "attentionCached", "limeRoute", "limeRouteGrad"] as const),
 ];
 /** These multiply tiles of numbers by weights that are 0 behind the mask, so a NaN also reaches the tile's other rows. */
 const NAN_SPILLS: readonly OpName[] = ["attention", "attentionGrad", "attentionCached"];

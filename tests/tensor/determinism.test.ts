@@ -18,6 +18,7 @@ import {
   type Tensor,
 } from "../../src/tensor/index.ts";
 import { nativeBackend } from "../../src/tensor/native/backend.ts";
+import { mutated } from "../../src/tensor/op.ts";
 import { refBackend } from "../../src/tensor/ref/backend.ts";
 import { Rng } from "../../src/util/rng.ts";
 import { type Case, nativeMissing, opNames, place, testDevice, valuesOf } from "./support.ts";
@@ -32,7 +33,7 @@ async function bits(t: Tensor): Promise<Uint8Array> {
 async function run(device: Device, c: Case): Promise<Uint8Array[]> {
   const inputs = valuesOf(c).map((d) => place(device, d, "contiguous"));
   const outputs = dispatch(c.op, inputs, c.attrs, device);
-  const results = [...outputs, ...(c.op.mutates ?? []).map((i) => inputs[i])];
+  const results = [...outputs, ...mutated(c.op, c.inputs.length, c.attrs).map((i) => inputs[i])];
   const all = await Promise.all(results.map(bits));
   for (const t of [...inputs, ...outputs]) t.dispose();
   return all;

@@ -357,6 +357,35 @@ for (const name of names) {
       assert.deepEqual(await list(grads[1]), [1, 1]);
     });
 
+    clean("adding to a gradient leaves another one alone that shows the same numbers", async () => {
+      const [x, y] = [device.tensor([1, 2]), device.tensor([3, 4])];
+      const fn = () => {
+        const scaled = mul(x, 10); // its gradient reaches x after that of the sum, which x and y share
+        return add(sum(mul(add(x, y), device.tensor([5, 6]))), sum(scaled));
+      };
+      assert.deepEqual((await gradsOf([x, y], fn)).grads, [
+        [15, 16],
+        [5, 6],
+      ]);
+      const repeated = () => {
+        const scaled = mul(x, device.tensor([5, 6]));
+        return add(mul(sum(x), 3), sum(scaled)); // one number stands for the gradient of all of x at first
+      };
+      assert.deepEqual((await gradsOf([x], repeated)).grads, [[8, 9]]);
+    });
+
+    clean("gradients that meet at a tensor take no memory beside their sum", () => {
+      const x = device.tensor(new Float32Array(1000), [1000]);
+      device.resetPeak();
+      const start = device.memory().bytes;
+      device.valueAndGrad(() => {
+        const parts = Array.from({ length: 20 }, (_, i) => sum(mul(x, i)));
+        return parts.reduce((a, b) => add(a, b));
+      }, [x]);
+      const peak = (device.memory().peakBytes - start) / 4000;
+      assert.ok(peak < 22.5, `${peak} arrays alive at once: 20 products, a gradient and its sum`);
+    });
+
     clean("paths of different lengths add up", async () => {
       const x = device.tensor([2]);
       // d/dx (x² + 3x + x·x²) = 2x + 3 + 3x² = 19

@@ -10,7 +10,7 @@ import { optimKernels } from "../../src/tensor/native/optim.ts";
 import { prefixKernels } from "../../src/tensor/native/prefix.ts";
 import { shapeKernels } from "../../src/tensor/native/shape.ts";
 import { sparseKernels } from "../../src/tensor/native/sparse.ts";
-import type { Op } from "../../src/tensor/op.ts";
+import { mutated, type Op } from "../../src/tensor/op.ts";
 import { type OpName, ops } from "../../src/tensor/ops/index.ts";
 import type { Dense, DType, Kernel, KernelTensor, TensorType } from "../../src/tensor/types.ts";
 import { ITEM_SIZE, rowMajor, sizeOf } from "../../src/tensor/types.ts";
@@ -157,7 +157,7 @@ function check(name: OpName, inputs: readonly Input[], attrs: unknown = {}, tole
     expected.forEach((e, i) => {
       near(widen(got[i], types[i].dtype), e.data, tolerance, what);
     });
-    for (const i of op.mutates ?? [])
+    for (const i of mutated(op, inputs.length, attrs))
       near(got[types.length + i], sources[i].data, tolerance, `${what}, input ${i}`);
     if (setup.threads === 1) first = got;
     else

@@ -105,6 +105,11 @@ const table = {
     inputs: [normal(3, 1, 4, 40), normal(3, 400, 2, 40), normal(3, 400, 2, 40), index(50, 3)],
     attrs: { length: 333, scale: 0.2, window: 0, softcap: 0 },
   },
+  limeRoute: { inputs: [normal(5, 35), ...times(14, normal(3, 131, 5, 37))] },
+  limeRouteGrad: {
+    inputs: [normal(5, 15), ...times(9, normal(3, 131, 5, 37))],
+    attrs: { wants: ["new", "new", "none", "new", "sum", "new", "new"] },
+  },
   linearTopK: { inputs: [normal(61, 66), normal(1050, 66), normal(1050)], attrs: { k: 17 } },
   sparseDecode: { inputs: [normal(301, 17), distinct(700, 301, 17), normal(700, 130), normal(130)] },
   sparseDot: { inputs: [normal(301, 130), normal(700, 130), distinct(700, 301, 17)] },
@@ -156,6 +161,7 @@ const table = {
   normalizeRows: { inputs: [normal(701, 130)], attrs: { eps: 1e-12 } },
   projectRows: { inputs: times(2, normal(701, 130)) },
   scale: { inputs: [normal(FLAT)], attrs: { factor: 0.3 } },
+  accumulate: { inputs: times(2, normal(389, 387)) },
   sumSquares: { inputs: [normal(FLAT)] },
 } satisfies Record<OpName, Large>;
 

@@ -7,7 +7,7 @@ import { after } from "node:test";
 import type { Backend, KernelTable } from "../../src/tensor/backend.ts";
 import { Device } from "../../src/tensor/device.ts";
 import { nativeBackend } from "../../src/tensor/native/backend.ts";
-import type { CaseInput, Op, OpCase } from "../../src/tensor/op.ts";
+import { type CaseInput, mutated, type Op, type OpCase } from "../../src/tensor/op.ts";
 import { type OpName, ops } from "../../src/tensor/ops/index.ts";
 import { refBackend } from "../../src/tensor/ref/backend.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
@@ -93,7 +93,7 @@ export function expected(c: Case, inputs: readonly Dense[]): Dense[] {
     data: dtype === "i32" ? new Int32Array(sizeOf(shape)) : new Float64Array(sizeOf(shape)),
   }));
   c.op.ref(copies, outputs, c.attrs);
-  return [...outputs, ...(c.op.mutates ?? []).map((i) => copies[i])];
+  return [...outputs, ...mutated(c.op, c.inputs.length, c.attrs).map((i) => copies[i])];
 }
 
 export const dtypeOf = (d: Dense): DType => (d.data instanceof Int32Array ? "i32" : "f32");

@@ -11,6 +11,7 @@ import {
   Rng,
   std,
   summarize,
+  wilsonInterval,
 } from "../../src/util/index.ts";
 
 const near = (a: number, b: number, tolerance = 1e-12) =>
@@ -22,6 +23,20 @@ test("median and quantiles interpolate", () => {
   assert.equal(quantile([0, 10], 0.25), 2.5);
   assert.ok(Number.isNaN(median([])));
   assert.deepEqual(summarize([5, 1, 3]), { count: 3, median: 3, q25: 2, q75: 4, min: 1, max: 5 });
+});
+
+test("Wilson's interval of a share, from the closed form", () => {
+  const [low, high] = wilsonInterval(5, 10);
+  near(low, 0.2365895936, 1e-9);
+  near(high, 0.7634104064, 1e-9);
+  const [none, few] = wilsonInterval(0, 10);
+  assert.equal(none, 0);
+  near(few, 1.96 ** 2 / (10 + 1.96 ** 2));
+  assert.equal(wilsonInterval(10, 10)[1], 1);
+  near(wilsonInterval(10, 10)[0], 1 - few);
+  assert.deepEqual(wilsonInterval(0, 0), [0, 1]);
+  near(wilsonInterval(90, 100, 0)[0], 0.9);
+  assert.throws(() => wilsonInterval(3, 2), /3 of 2 is no share/);
 });
 
 test("mean and standard deviation", () => {

@@ -83,13 +83,21 @@ export const benchLmTrainCommand = defineCommand({
   schema: z.object({
     ...lmFields(TRAINED),
     micro: size(8, "windows per pass"),
+    routed: z
+      .boolean()
+      .default(false)
+      .describe("after every step one of a twin with routed keys and values (LIMe): what routing costs"),
     ...benchFields(5, 1),
   }),
-  examples: ["sluice bench lm-train", "sluice bench lm-train --batch 8 --json"],
+  examples: [
+    "sluice bench lm-train",
+    "sluice bench lm-train --batch 8 --json",
+    "sluice bench lm-train --kv-heads 8 --routed",
+  ],
   run: (options, context) => {
-    const { steps, warmup, threads, micro, ...sizes } = options;
+    const { steps, warmup, threads, micro, routed, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
-      await benchLmTrain(device, sizes, { ...repeats, micro }),
+      await benchLmTrain(device, sizes, { ...repeats, micro, routed }),
     ]);
   },
 });

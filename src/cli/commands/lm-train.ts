@@ -13,7 +13,7 @@ import {
 import type { MixConfig } from "../../text/index.ts";
 import { formatCount, formatDuration, type Progress, readJson, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { columnsOf, count, deviceFields, hubOptions, TEXTS, withDevice } from "./shared.ts";
+import { columnsOf, count, deviceFields, hubOptions, routingFields, routingOf, TEXTS, withDevice } from "./shared.ts";
 
 const text = { group: "Text" };
 const model = { group: "Model" };
@@ -54,6 +54,7 @@ const schema = z.object({
   context: z.number().int().min(2).default(256).describe("tokens of a window").meta(model),
   tied: z.boolean().default(true).describe("use the embedding as the unembedding too").meta(model),
   ropeTheta: z.number().positive().default(10_000).describe("base of the rotary frequencies").meta(model),
+  ...routingFields(model),
   tokens: count()
     .optional()
     .describe(
@@ -166,7 +167,17 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
         preparing.progress.update(done);
       },
     },
-    sizes: { d, layers, heads, kvHeads, ffn, context: options.context, tied, ropeTheta },
+    sizes: {
+      d,
+      layers,
+      heads,
+      kvHeads,
+      ffn,
+      context: options.context,
+      tied,
+      ropeTheta,
+      kvRouting: routingOf(options),
+    },
     train: trainOptions(options),
     segments: options.segments,
     dtype: options.dtype,

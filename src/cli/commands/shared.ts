@@ -3,7 +3,7 @@
  */
 import { z } from "zod";
 import type { HubOptions } from "../../hub/index.ts";
-import type { LoadOptions } from "../../models/index.ts";
+import type { KvRoutingSpec, LoadOptions } from "../../models/index.ts";
 import {
   type LanguageModel,
   openLanguageModel,
@@ -103,6 +103,47 @@ export const modelFields = {
     .default("f32")
     .describe("how the model's matrices are held; 16 bits halve its memory, arithmetic is f32 all the same"),
 };
+
+/** Which layers' keys and values a layer reads (LIMe). */
+export const routingFields = (group: { group: string }) => ({
+  kvRouting: z
+    .enum(["none", "learned", "average"])
+    .default("none")
+    .describe(
+      "mix each layer's keys and values with those of the layers before it (LIMe): learned routers, or the mean",
+    )
+    .meta(group),
+  routingFirst: count()
+    .optional()
+    .describe("with --kv-routing: only the first so many layers, the one before, and its own [all]")
+    .meta(group),
+  routingLast: count()
+    .optional()
+    .describe("with --kv-routing: only the last so many layers, its own among them [all]")
+    .meta(group),
+});
+
+interface RoutingOptions {
+  readonly kvRouting: "none" | KvRoutingSpec["kind"];
+  readonly routingFirst?: number;
+  readonly routingLast?: number;
+}
+
+export function routingOf({
+  kvRouting: kind,
+  routingFirst,
+  routingLast,
+}: RoutingOptions): KvRoutingSpec | undefined {
+  if (kind === "none") {
+    if (routingFirst === undefined && routingLast === undefined) return undefined;
+    throw usageError("--routing-first and --routing-last go with --kv-routing learned or average");
+  }
+  return {
+    kind,
+    ...(routingFirst !== undefined && { first: routingFirst }),
+    ...(routingLast !== undefined && { last: routingLast }),
+  };
+}
 
 /** Runs `work` with a model, of a folder or of the hub, that is freed afterwards. */
 export async function withModel<T>(

@@ -7,12 +7,14 @@ import type { Family } from "./family.ts";
 import { gemma2, gemma3 } from "./gemma.ts";
 import { gptNeox } from "./gpt-neox.ts";
 import { gpt2 } from "./gpt2.ts";
+import { lime } from "./lime.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { qwen2, qwen3 } from "./qwen.ts";
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama,
+  lime,
   mistral,
   qwen2,
   qwen3,
@@ -35,4 +37,5 @@ export function familyOf(config: Json): Family {
 
 export type { Json } from "./config.ts";
 export type { Family } from "./family.ts";
-export { llamaConfig, llamaNames } from "./llama.ts";
+export { llamaNames } from "./llama.ts";
+export { llamaConfig } from "./write.ts";

@@ -2,8 +2,6 @@
  * The Llama family: RMSNorm, rotary positions, grouped queries, SwiGLU, tied or untied head. Its names and most of its
  * keys are also those of the models made after it.
  */
-import { isDeepStrictEqual } from "node:util";
-import { usageError } from "../../util/index.ts";
 import type { BlockRole, ParamNames } from "../params.ts";
 import type { ModelSpec, RopeSpec } from "../spec.ts";
 import { type ConfigReader, specialTokens, specReader } from "./config.ts";
@@ -30,6 +28,7 @@ export const llamaNames = {
       bV: `${at}.self_attn.v_proj.bias`,
       qNorm: `${at}.self_attn.q_norm.weight`,
       kNorm: `${at}.self_attn.k_norm.weight`,
+      router: `${at}.self_attn.lime_router.static_weights`,
       wO: `${at}.self_attn.o_proj.weight`,
       bO: `${at}.self_attn.o_proj.bias`,
       ln1Post: `${at}.attention_output_layernorm.weight`,
@@ -90,8 +89,8 @@ export function llamaLike(c: ConfigReader, defaults: LlamaDefaults): ModelSpec {
   };
 }
 
-/** Spec of a Llama `config.json`. */
-export const llamaSpec = specReader("llama", (c) => {
+/** The keys of Llama itself. */
+export function llamaKeys(c: ConfigReader): ModelSpec {
   c.only("hidden_act", "silu");
   c.only("attention_bias", false);
   c.only("mlp_bias", false);
@@ -99,52 +98,6 @@ export const llamaSpec = specReader("llama", (c) => {
   c.only("is_llama_config", true);
   c.ignore("pretraining_tp");
   return llamaLike(c, { context: 2048 });
-});
-
-export const llama: Family = { names: llamaNames, spec: llamaSpec, ...llamaFiles };
-
-/** The `config.json` of a spec, in the keys that transformers 4.x and 5 both read. Throws if it would be read as another one. */
-export function llamaConfig(spec: ModelSpec): Record<string, unknown> {
-  const config = configOf(spec);
-  const read = llamaSpec(config);
-  const differ = ([...new Set([...Object.keys(spec), ...Object.keys(read)])] as (keyof ModelSpec)[]).filter(
-    (key) => !isDeepStrictEqual(plain(spec[key]), plain(read[key])),
-  );
-  if (differ.length === 0) return config;
-  const list = differ.map(
-    (key) => `${key} ${JSON.stringify(spec[key])} would be read as ${JSON.stringify(read[key])}`,
-  );
-  throw usageError(
-    `a llama config.json cannot describe this model: ${list.join("; ")}; give the spec these values to save it`,
-  );
 }
 
-/** As JSON gives it back; numbers to 12 digits, so that 1 / √d and d ** -0.5 are one. */
-const plain = (value: unknown): unknown =>
-  value === undefined
-    ? undefined
-    : JSON.parse(JSON.stringify(value, (_, v) => (typeof v === "number" ? Number(v.toPrecision(12)) : v)));
-
-function configOf(spec: ModelSpec): Record<string, unknown> {
-  return {
-    architectures: ["LlamaForCausalLM"],
-    model_type: "llama",
-    vocab_size: spec.vocabSize,
-    hidden_size: spec.dModel,
-    intermediate_size: spec.dMlp,
-    num_hidden_layers: spec.nLayers,
-    num_attention_heads: spec.nHeads,
-    num_key_value_heads: spec.nKvHeads,
-    head_dim: spec.headDim,
-    hidden_act: "silu",
-    max_position_embeddings: spec.contextLength,
-    rms_norm_eps: spec.norm.eps,
-    rope_theta: spec.positions.kind === "rope" ? spec.positions.theta : null,
-    attention_bias: false,
-    mlp_bias: false,
-    tie_word_embeddings: spec.tiedHead,
-    bos_token_id: spec.bosToken ?? null,
-    eos_token_id: spec.eosTokens.length === 1 ? spec.eosTokens[0] : spec.eosTokens,
-    torch_dtype: "float16",
-  };
-}
+export const llama: Family = { names: llamaNames, spec: specReader("llama", llamaKeys), ...llamaFiles };

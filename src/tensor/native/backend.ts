@@ -7,6 +7,7 @@ import { attentionKernels } from "./attention.ts";
 import { elementwiseKernels } from "./elementwise.ts";
 import { gemmKernels } from "./gemm.ts";
 import { kronKernels } from "./kron.ts";
+import { limeKernels } from "./lime.ts";
 import { lmKernels } from "./lm.ts";
 import { optimKernels } from "./optim.ts";
 import { prefixKernels } from "./prefix.ts";
@@ -35,6 +36,7 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
       ...sparseKernels(addon, pool),
       ...prefixKernels(addon, pool),
       ...kronKernels(addon, pool),
+      ...limeKernels(addon, pool),
       ...optimKernels(addon, pool),
     },
     alloc: (bytes) => buffers.take(bytes),

@@ -38,6 +38,25 @@ export function caller(addon: Addon, pool: number, isa?: string): (name: string)
 }
 
 /**
+ * Runs `fn` with the address of a table of pointers to the tensors, null where one is absent: for kernels that
+ * take more tensors than the argument block has room for.
+ */
+export function withTable(
+  addon: Addon,
+  tensors: readonly (KernelTensor | undefined)[],
+  fn: (table: number) => void,
+): void {
+  const addresses = BigUint64Array.from(tensors, (t) => BigInt(addressOf(t)));
+  const table = addon.alloc(addresses.byteLength);
+  try {
+    addon.write(table, new Uint8Array(addresses.buffer));
+    fn(table);
+  } finally {
+    addon.free(table);
+  }
+}
+
+/**
  * Loops over `shape` with one list of strides per operand, as few and as long as possible: drops extents of 1 and
  * merges neighbours that step evenly. Result: nd, dims, then the strides of each operand, as kernels read them.
  */

@@ -1,5 +1,6 @@
 /**
- * Bindings of native/src/elementwise.inl: unary and broadcasting binary maths, where, cast, fill and scale.
+ * Bindings of native/src/elementwise.inl: unary and broadcasting binary maths, where, cast, fill, scale and
+ * accumulate.
  */
 import { type DType, type KernelTensor, type Shape, sizeOf } from "../types.ts";
 import { type Addon, dtypeCode } from "./addon.ts";
@@ -30,6 +31,7 @@ export function elementwiseKernels(addon: Addon, pool: number, isa?: string) {
   const cast = call("cast");
   const fill = call("fill");
   const scale = call("scale");
+  const accumulate = call("accumulate");
 
   return {
     neg: unary("neg"),
@@ -63,6 +65,9 @@ export function elementwiseKernels(addon: Addon, pool: number, isa?: string) {
     /** In place. */
     scale: ([x]: Tensors, _: Tensors, { factor }: { factor: number }): void =>
       scale(addressOf(x), sizeOf(x.shape), factor),
+    /** x of any strides into y, in place. */
+    accumulate: ([y, x]: Tensors): void =>
+      accumulate(addressOf(y), addressOf(x), ...loops(y.shape, x.strides)),
   };
 }
 

@@ -6,6 +6,7 @@ import * as elementwise from "./elementwise.ts";
 import * as gather from "./gather.ts";
 import * as jumprelu from "./jumprelu.ts";
 import * as kron from "./kron.ts";
+import * as lime from "./lime.ts";
 import * as lm from "./lm.ts";
 import * as matmul from "./matmul.ts";
 import * as optim from "./optim.ts";
@@ -68,6 +69,8 @@ export const ops = {
   attention: attention.attentionOp,
   attentionGrad: attention.attentionGradOp,
   attentionCached: attention.attentionCachedOp,
+  limeRoute: lime.limeRouteOp,
+  limeRouteGrad: lime.limeRouteGradOp,
   linearTopK: sparse.linearTopKOp,
   jumpRelu: jumprelu.jumpReluOp,
   heaviside: jumprelu.heavisideOp,
@@ -89,6 +92,7 @@ export const ops = {
   normalizeRows: optim.normalizeRowsOp,
   projectRows: optim.projectRowsOp,
   scale: optim.scaleOp,
+  accumulate: optim.accumulateOp,
   sumSquares: optim.sumSquaresOp,
 } as const;
 

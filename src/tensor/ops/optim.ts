@@ -4,7 +4,7 @@
 import { dispatch } from "../dispatch.ts";
 import { primitive } from "../op.ts";
 import type { Tensor } from "../tensor.ts";
-import type { Dense } from "../types.ts";
+import { type Dense, isContiguous } from "../types.ts";
 import { requireMatrix, sameShape } from "./check.ts";
 
 export interface AdamAttrs {
@@ -161,6 +161,24 @@ export const scaleOp = primitive<{ factor: number }>({
     for (let i = 0; i < x.data.length; i++) x.data[i] *= factor;
   },
   cases: [{ inputs: [{ shape: [3, 5] }], attrs: { factor: 0.25 } }],
+});
+
+/** y += x of any strides, in place on y. The tape adds up gradients with it. */
+export const accumulateOp = primitive<Record<string, never>>({
+  name: "accumulate",
+  mutates: [0],
+  infer: (xs) => {
+    sameShape("accumulate", xs);
+    return [];
+  },
+  accepts: (x, i) => x.dtype === "f32" && (i === 1 || isContiguous(x.shape, x.strides)),
+  ref: ([y, x]) => {
+    for (let i = 0; i < y.data.length; i++) y.data[i] += x.data[i];
+  },
+  cases: [
+    { inputs: [{ shape: [3, 5] }, { shape: [3, 5] }], attrs: {} },
+    { inputs: [{ shape: [2, 0] }, { shape: [2, 0] }], attrs: {}, note: "empty" },
+  ],
 });
 
 /** Σ x², accumulated in f64 over chunks of fixed size: []. */

@@ -12,7 +12,7 @@ import {
   f32ToF16Bits,
 } from "../../util/half.ts";
 import type { Backend, KernelTable } from "../backend.ts";
-import type { Op } from "../op.ts";
+import { mutated, type Op } from "../op.ts";
 import { ops } from "../ops/index.ts";
 import { type Dense, type DType, ITEM_SIZE, type Kernel, type KernelTensor, sizeOf } from "../types.ts";
 
@@ -46,7 +46,7 @@ export function refBackend({ keepF64 = false }: RefOptions = {}): Backend {
       const outs = outputs.map((t) => blank(t));
       op.ref(ins, outs, attrs);
       for (const [i, dense] of outs.entries()) store(dense, outputs[i]);
-      for (const i of op.mutates ?? []) store(ins[i], inputs[i]);
+      for (const i of mutated(op, inputs.length, attrs)) store(ins[i], inputs[i]);
     };
 
   const kernels = Object.fromEntries(Object.values(ops).map((op) => [op.name, run(op as Op<unknown>)]));

@@ -1,0 +1,13 @@
+/**
+ * Looking into models layer by layer, above all into those that route keys and values over their layers.
+ */
+export { ENTROPY_ORDER, gramEigenvalues, matrixEntropy, standardize } from "./entropy.ts";
+export { type LayerRoute, routerShares } from "./routers.ts";
+export {
+  type LayerEntropy,
+  type LayerStates,
+  layerEntropies,
+  layerStates,
+  type StateKind,
+  statePoint,
+} from "./states.ts";

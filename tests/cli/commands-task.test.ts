@@ -1,0 +1,75 @@
+/**
+ * task train on models of a thousand parameters.
+ */
+import assert from "node:assert/strict";
+import * as fs from "node:fs";
+import * as path from "node:path";
+import { after, before, test } from "node:test";
+import type { TaskRun } from "../../src/recipes/task-train.ts";
+import { type TemporaryFolder, temporaryFolder } from "../temporary.ts";
+import { sluice } from "./sluice.ts";
+
+let temp: TemporaryFolder;
+before(() => {
+  temp = temporaryFolder();
+});
+after(() => temp[Symbol.dispose]());
+
+const folder = (name: string): string => path.join(temp.path, name);
+const train = (out: string, more: readonly string[] = []): string[] => [
+  ...["task", "train", "--task", "arithmetic", "--operands", "2", "--count", "operands", "--max", "9"],
+  ...["--train-samples", "120", "--test-samples", "20", "--d", "16", "--layers", "2", "--heads", "2"],
+  ...[
+    "--kv-heads",
+    "2",
+    "--ffn",
+    "32",
+    "--epochs",
+    "2",
+    "--batch",
+    "8",
+    "--threads",
+    "1",
+    "--out",
+    folder(out),
+  ],
+  ...more,
+];
+
+async function run(out: string, more: readonly string[] = []): Promise<TaskRun> {
+  const ran = await sluice([...train(out, more), "--json"]);
+  assert.equal(ran.code, 0, ran.stderr);
+  return ran.json<TaskRun>();
+}
+
+test("task train learns, grades and writes a model; a finished run is found, one with other settings refused", async () => {
+  const made = await run("plain");
+  assert.equal(made.grades.count, 20);
+  assert.equal(made.grades.correct + made.grades.wrong + made.grades.none, 20);
+  assert.ok(made.loss > 0 && made.loss < 3.2, `${made.loss} nats`);
+  for (const name of ["model.safetensors", "config.json", "vocabulary.json", "metrics.jsonl", "run.json"])
+    assert.ok(fs.existsSync(path.join(folder("plain"), name)), name);
+  const { loss: again } = await run("plain");
+  assert.equal(again, made.loss);
+  const other = await sluice(train("plain", ["--lr", "1e-2"]));
+  assert.equal(other.code, 2);
+  assert.match(other.stderr, /holds a finished run with other settings/);
+});
+
+test("what was learnt is written: answers have their form and end by themselves", async () => {
+  const more = ["--epochs", "60", "--lr", "1e-2", "--max", "3", "--train-samples", "30", "--test-samples", "4"];
+  const { grades } = await run("learnt", [...more, "--kv-routing", "learned"]);
+  assert.equal(grades.none, 0);
+});
+
+test("routed and plain models see the same samples and differ in their routers only", async () => {
+  const [plain, routed] = [await run("plain"), await run("routed", ["--kv-routing", "learned"])];
+  assert.equal(routed.parameters.total - plain.parameters.total, 2 * 2 * 2);
+  assert.equal(routed.steps, plain.steps);
+  assert.notEqual(routed.loss, plain.loss);
+  const config = JSON.parse(fs.readFileSync(path.join(folder("routed"), "config.json"), "utf8"));
+  assert.equal(config.model_type, "lime");
+  const bare = await sluice(train("bare", ["--routing-last", "2"]));
+  assert.equal(bare.code, 2);
+  assert.match(bare.stderr, /go with --kv-routing/);
+});
