@@ -112,7 +112,11 @@ for (const size of sizes) {
 /** What the runs were, as their own records say; all of one size agree in it. */
 function settingsLine(): string {
   const { settings, parameters } = runs[0].run;
-  const { epochs, train, loss } = settings as { epochs: number; train: { lr: number; batch: number }; loss: string };
+  const { epochs, train, loss } = settings as {
+    epochs: number;
+    train: { lr: number; batch: number };
+    loss: string;
+  };
   return `${epochs} epochs of 50,000 expressions, learning rate ${train.lr} falling to 0 in a straight line, ${train.batch} windows of 192 tokens a step, loss on ${loss === "all" ? "the whole text" : "the completion"}; ${parameters.total} parameters (plain or routed, first run); 1000 held-out expressions, the same for all.`;
 }
 

@@ -2,10 +2,15 @@
  * The N-API surface: memory by address, thread pools, and kernels called by id with one shared argument block.
  * Raw node_api.h, so one binary serves every Node version; an instance per JavaScript thread, so workers are safe.
  */
+#include <errno.h>
 #include <node_api.h>
 #include <stdio.h>
 #include <string.h>
+#if !defined(_WIN32)
+#include <unistd.h>
+#endif
 
+#include <atomic>
 #include <mutex>
 #include <new>
 #include <system_error>
@@ -138,6 +143,19 @@ uint8_t* bytesOf(napi_env env, napi_value v, size_t* length) {
   return static_cast<uint8_t*>(data);
 }
 
+/** Like pread; -1 and errno where it fails, or where the platform has none. */
+int64_t readAt(int fd, void* target, int64_t bytes, int64_t position) {
+#if defined(_WIN32)
+  errno = ENOSYS;
+  return -1;
+#else
+  for (;;) {
+    const ssize_t got = pread(fd, target, static_cast<size_t>(bytes), static_cast<off_t>(position));
+    if (got >= 0 || errno != EINTR) return got;
+  }
+#endif
+}
+
 napi_value jsAlloc(napi_env env, napi_callback_info info) {
   Params<1> p(env, info);
   double bytes = number(env, p.v[0]);
@@ -197,6 +215,40 @@ napi_value jsCopy(napi_env env, napi_callback_info info) {
   Params<3> p(env, info);
   memmove(address(env, p.v[0]), address(env, p.v[1]), static_cast<size_t>(number(env, p.v[2])));
   return nullptr;
+}
+
+/** Bytes of an open file into memory, in spans that the pool's threads share. Gives how many there were. */
+napi_value jsReadFile(napi_env env, napi_callback_info info) {
+  Params<5> p(env, info);
+  auto* pool = static_cast<Pool*>(address(env, p.v[0]));
+  const int fd = static_cast<int>(number(env, p.v[1]));
+  const auto position = static_cast<int64_t>(number(env, p.v[2]));
+  char* target = static_cast<char*>(address(env, p.v[3]));
+  const auto bytes = static_cast<int64_t>(number(env, p.v[4]));
+  if (!instanceOf(env).pools.count(pool)) {
+    napi_throw_range_error(env, nullptr, "sluice native: readFile() with an unknown pool");
+    return nullptr;
+  }
+  constexpr int64_t kSpan = int64_t(2) << 20;
+  std::atomic<int64_t> total{0};
+  std::atomic<int> failure{0};
+  pool->parallelFor((bytes + kSpan - 1) / kSpan, 1, [&](int64_t begin, int64_t end, int) {
+    const int64_t last = end * kSpan < bytes ? end * kSpan : bytes;
+    for (int64_t at = begin * kSpan; at < last;) {
+      const int64_t got = readAt(fd, target + at, last - at, position + at);
+      if (got < 0) failure = errno;
+      if (got <= 0) return;
+      total += got;
+      at += got;
+    }
+  });
+  if (failure) {
+    char text[96];
+    snprintf(text, sizeof text, "sluice native: reading the file failed: %s", strerror(failure));
+    napi_throw_error(env, "EIO", text);
+    return nullptr;
+  }
+  return fromNumber(env, static_cast<double>(total.load()));
 }
 
 napi_value jsCreatePool(napi_env env, napi_callback_info info) {
@@ -309,7 +361,7 @@ napi_value init(napi_env env, napi_value exports) {
   } functions[] = {{"alloc", jsAlloc},           {"free", jsFree},     {"read", jsRead}, {"readInto", jsReadInto},
                    {"write", jsWrite},           {"zero", jsZero},     {"copy", jsCopy}, {"createPool", jsCreatePool},
                    {"destroyPool", jsDestroyPool}, {"kernels", jsKernels}, {"isa", jsIsa},   {"isas", jsIsas},
-                   {"call", jsCall}};
+                   {"call", jsCall},             {"readFile", jsReadFile}};
   for (const auto& f : functions) {
     napi_value v;
     napi_create_function(env, f.name, NAPI_AUTO_LENGTH, f.fn, nullptr, &v);

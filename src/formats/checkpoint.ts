@@ -9,6 +9,7 @@ import type { NamedArray } from "./named-array.ts";
 import {
   byteSize,
   openSafetensors,
+  type ReadPart,
   type SafetensorsFile,
   type TensorSource,
   tensorEntries,
@@ -100,6 +101,10 @@ export class Checkpoint implements TensorSource {
 
   readInto(name: string, at: number, target: Uint8Array): Promise<void> {
     return this.#holder(name).readInto(name, at, target);
+  }
+
+  readWith(name: string, part: { at: number; length: number }, read: ReadPart): void {
+    this.#holder(name).readWith(name, part, read);
   }
 
   /** `sha256:…` over the bytes of all weight files in name order: which weights these are. */

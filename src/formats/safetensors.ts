@@ -20,6 +20,9 @@ import {
   type TensorShape,
 } from "./safetensors-header.ts";
 
+/** Reads bytes of an open file and gives how many there were. */
+export type ReadPart = (part: { fd: number; position: number; length: number }) => number;
+
 /** Anything that tensors can be read from by name: one file, or a checkpoint of several. */
 export interface TensorSource {
   names(): string[];
@@ -29,6 +32,8 @@ export interface TensorSource {
   readSync(name: string): NamedArray;
   /** Fills `target` with bytes of the tensor, from its byte `at` on. */
   readInto(name: string, at: number, target: Uint8Array): Promise<void>;
+  /** The same by a reader of the caller's, which gives how many bytes there were. */
+  readWith(name: string, part: { at: number; length: number }, read: ReadPart): void;
   close(): void;
 }
 
@@ -92,13 +97,25 @@ export class SafetensorsFile implements TensorSource {
   }
 
   async readInto(name: string, at: number, target: Uint8Array): Promise<void> {
-    const info = this.info(name);
-    if (!(at >= 0 && at + target.length <= info.byteLength)) {
-      throw usageError(
-        `${this.path}: bytes ${at}..${at + target.length} are not in "${name}" of ${info.byteLength}`,
-      );
+    await this.#fill(target, this.#position(name, at, target.length), `"${name}"`);
+  }
+
+  readWith(name: string, { at, length }: { at: number; length: number }, read: ReadPart): void {
+    const part = { fd: this.#open(), position: this.#position(name, at, length), length };
+    let got: number;
+    try {
+      got = read(part);
+    } catch (cause) {
+      throw ioError(`read "${name}" of ${this.path}`, cause);
     }
-    await this.#fill(target, info.start + at, `"${name}"`);
+    if (got !== length) throw this.#shrunk(`"${name}"`);
+  }
+
+  /** Where bytes of a tensor begin in the file. */
+  #position(name: string, at: number, length: number): number {
+    const { start, byteLength } = this.info(name);
+    if (at >= 0 && at + length <= byteLength) return start + at;
+    throw usageError(`${this.path}: bytes ${at}..${at + length} are not in "${name}" of ${byteLength}`);
   }
 
   /** Rows [first, first + count) along the first axis. */

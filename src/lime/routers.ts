@@ -1,9 +1,10 @@
 /**
  * Which layers' keys and values each layer reads (LIMe, arXiv 2502.09245, section 5.2).
  */
+
+import type { Transformer } from "../models/index.ts";
 import { isRouter } from "../models/params.ts";
 import { routedLayers } from "../models/routing.ts";
-import type { Transformer } from "../models/index.ts";
 import { usageError } from "../util/index.ts";
 
 export interface LayerRoute {
@@ -18,7 +19,9 @@ export async function routerShares(model: Transformer): Promise<LayerRoute[]> {
   const { spec, slots } = model;
   const routers = slots.filter(isRouter);
   if (routers.length === 0)
-    throw usageError("routers: the model has no learned routers; give one that mixes keys and values over its layers");
+    throw usageError(
+      "routers: the model has no learned routers; give one that mixes keys and values over its layers",
+    );
   const routes: LayerRoute[] = [];
   for (const { role, tensor } of routers) {
     const { layer } = role as { layer: number };

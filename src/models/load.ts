@@ -10,7 +10,7 @@ import {
   type TensorSource,
   toFloat32,
 } from "../formats/index.ts";
-import { assign, cast, type Device, type DType, reshape, type Tensor } from "../tensor/index.ts";
+import { assign, cast, type Device, type DType, ITEM_SIZE, reshape, type Tensor } from "../tensor/index.ts";
 import { inputError } from "../util/index.ts";
 import { assemble } from "./build.ts";
 import { type Family, familyOf } from "./families/index.ts";
@@ -95,6 +95,9 @@ function checkTensors(
 /** Bytes of a piece; a multiple of every item size. */
 const PIECE = 1 << 20;
 
+/** Bytes that are read at once where a device reads files itself. */
+const STRETCH = 64 << 20;
+
 /** Tensors of a file as parameters on a device. */
 class Reader {
   readonly #device: Device;
@@ -125,6 +128,7 @@ class Reader {
   async #read(name: string, dtype: StoredFloat): Promise<Tensor> {
     const { dtype: stored, shape, byteLength } = this.#weights.info(name);
     const tensor = this.#device.empty(shape, dtype).keep();
+    if (stored === dtype && this.#device.readsFiles) return await this.#readWhole(name, tensor);
     const read = async (at: number): Promise<Uint8Array> => {
       const piece = this.#pieces[(at / PIECE) % 2].subarray(0, Math.min(PIECE, byteLength - at));
       await this.#weights.readInto(name, at, piece);
@@ -139,6 +143,24 @@ class Reader {
           next.catch(() => {}); // thrown when its turn comes
         }
         put(tensor, at / FILE_ITEM_SIZE[stored], piece, stored);
+      }
+      return tensor;
+    } catch (error) {
+      tensor.dispose();
+      throw error;
+    }
+  }
+
+  /** Straight into the tensor's memory; the event loop gets its turn in between. */
+  async #readWhole(name: string, tensor: Tensor): Promise<Tensor> {
+    const item = ITEM_SIZE[tensor.dtype];
+    try {
+      for (let at = 0; at < tensor.bytes; at += STRETCH) {
+        const length = Math.min(STRETCH, tensor.bytes - at);
+        this.#weights.readWith(name, { at, length }, (part) =>
+          this.#device.readFile(tensor, at / item, part),
+        );
+        await new Promise(setImmediate);
       }
       return tensor;
     } catch (error) {

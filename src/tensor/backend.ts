@@ -18,6 +18,15 @@ export type KernelTable = {
   readonly [K in NamesOf<"fused">]?: Kernel<AttrsOf<OpTable[K]>>;
 };
 
+/** Bytes of an open file. */
+export interface FilePart {
+  /** File descriptor. */
+  readonly fd: number;
+  /** First byte. */
+  readonly position: number;
+  readonly length: number;
+}
+
 export interface Backend {
   readonly name: string;
   /** Threads that a kernel may use. */
@@ -29,6 +38,8 @@ export interface Backend {
   free(handle: unknown, bytes: number): void;
   /** Copies raw little-endian bytes into the buffer, from its byte `byteOffset` on. */
   write(handle: unknown, byteOffset: number, bytes: Uint8Array, dtype: DType): void;
+  /** Reads a file straight into the buffer and gives how many bytes there were; of backends whose memory files can be read to. */
+  readFile?(handle: unknown, byteOffset: number, part: FilePart): number;
   /** Copies `length` raw bytes out, starting at `byteOffset`. */
   read(handle: unknown, byteOffset: number, length: number, dtype: DType): Promise<Uint8Array>;
   /** Releases threads and pooled memory. Buffers still in use become invalid. */

@@ -4,7 +4,7 @@
  */
 import { usageError } from "../util/errors.ts";
 import { decodeBf16, decodeF16, encodeBf16, encodeF16 } from "../util/half.ts";
-import { type Backend, closedBackend } from "./backend.ts";
+import { type Backend, closedBackend, type FilePart } from "./backend.ts";
 import { requireExtents } from "./ops/check.ts";
 import { Tape } from "./tape.ts";
 import { Storage, Tensor } from "./tensor.ts";
@@ -106,12 +106,28 @@ export class Device {
    * own type: for filling it piece by piece.
    */
   writeBytes(t: Tensor, first: number, bytes: Uint8Array): void {
+    this.#checkSpan(t, first, bytes.length);
+    this.backend.write(t.handle, first * ITEM_SIZE[t.dtype], bytes, t.dtype);
+  }
+
+  /** Whether `readFile` works here. */
+  get readsFiles(): boolean {
+    return this.backend.readFile !== undefined;
+  }
+
+  /** `writeBytes` from an open file, without a copy in between. Gives how many bytes the file had. */
+  readFile(t: Tensor, first: number, part: FilePart): number {
+    if (!this.backend.readFile) throw usageError(`readFile: the ${this.name} backend does not read files`);
+    this.#checkSpan(t, first, part.length);
+    return this.backend.readFile(t.handle, first * ITEM_SIZE[t.dtype], part);
+  }
+
+  /** Refuses bytes that are not whole elements within a tensor of its own. */
+  #checkSpan(t: Tensor, first: number, bytes: number): void {
     const item = ITEM_SIZE[t.dtype];
     if (!t.isContiguous || t.offset !== 0) throw usageError(`write: ${describe(t)} is a view`);
-    if (bytes.length % item !== 0 || !(first >= 0 && first + bytes.length / item <= t.size)) {
-      throw usageError(`write: ${bytes.length} bytes at element ${first} do not fit into ${describe(t)}`);
-    }
-    this.backend.write(t.handle, first * item, bytes, t.dtype);
+    if (bytes % item !== 0 || !(first >= 0 && first + bytes / item <= t.size))
+      throw usageError(`write: ${bytes} bytes at element ${first} do not fit into ${describe(t)}`);
   }
 
   /** See `Tensor.data`. */

@@ -57,6 +57,7 @@ export { Tensor } from "./tensor.ts";
 export {
   type DType,
   describe,
+  ITEM_SIZE,
   type Kernel,
   type KernelTensor,
   type Shape,

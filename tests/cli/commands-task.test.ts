@@ -57,7 +57,18 @@ test("task train learns, grades and writes a model; a finished run is found, one
 });
 
 test("what was learnt is written: answers have their form and end by themselves", async () => {
-  const more = ["--epochs", "60", "--lr", "1e-2", "--max", "3", "--train-samples", "30", "--test-samples", "4"];
+  const more = [
+    "--epochs",
+    "60",
+    "--lr",
+    "1e-2",
+    "--max",
+    "3",
+    "--train-samples",
+    "30",
+    "--test-samples",
+    "4",
+  ];
   const { grades } = await run("learnt", [...more, "--kv-routing", "learned"]);
   assert.equal(grades.none, 0);
 });

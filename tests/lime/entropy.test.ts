@@ -59,9 +59,15 @@ test("standardisation is over all sequences and tokens", () => {
 test("what is known exactly: diagonal, orthogonal and rank-one states, and the limit at order 1", () => {
   const { cases } = exact;
   near(matrixEntropy([2, 0, 0, 1], 2, 0.5), cases["Z = diag(2, 1), a = 0.5"], "diagonal", 1e-9);
-  const identity = (n: number, d: number) => Array.from({ length: n * d }, (_, i) => Number(i % d === Math.floor(i / d)));
+  const identity = (n: number, d: number) =>
+    Array.from({ length: n * d }, (_, i) => Number(i % d === Math.floor(i / d)));
   for (const order of exact.alphas) {
-    near(matrixEntropy(identity(7, 9), 9, order), cases["orthogonal rows of equal length, t = 7"], "orthogonal", 1e-9);
+    near(
+      matrixEntropy(identity(7, 9), 9, order),
+      cases["orthogonal rows of equal length, t = 7"],
+      "orthogonal",
+      1e-9,
+    );
     near(matrixEntropy([1, 2, 3, 2, 4, 6], 3, order), cases["rank one"], "rank one", 1e-6);
     near(matrixEntropy(identity(4, 4), 4, order), Math.log(4), "identity", 1e-9);
   }

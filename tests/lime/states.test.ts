@@ -3,7 +3,13 @@
  */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { layerEntropies, layerStates, matrixEntropy, routerShares, standardize } from "../../src/lime/index.ts";
+import {
+  layerEntropies,
+  layerStates,
+  matrixEntropy,
+  routerShares,
+  standardize,
+} from "../../src/lime/index.ts";
 import { isRouter } from "../../src/models/params.ts";
 import { tinyModel, tinySpec, withDevice } from "../models/helpers.ts";
 

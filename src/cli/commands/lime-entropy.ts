@@ -49,8 +49,13 @@ export const limeEntropy = defineCommand({
             const packer = windowsOf(lm, tokens, { context: options.context, shuffle: false });
             await packer.reach(sequences);
             const windows = spreadWindows(packer.windows, sequences).map((w) => packer.at(w).tokens);
-            if (windows.length < 2) throw inputError("lime entropy: at least two windows are needed; give more text");
-            const progress = context.progress({ label: `reading with ${name}`, unit: "kinds", total: KINDS.length });
+            if (windows.length < 2)
+              throw inputError("lime entropy: at least two windows are needed; give more text");
+            const progress = context.progress({
+              label: `reading with ${name}`,
+              unit: "kinds",
+              total: KINDS.length,
+            });
             const of: Partial<Record<StateKind, LayerEntropy[]>> = {};
             for (const [i, kind] of KINDS.entries()) {
               of[kind] = await layerEntropies(lm.model, windows, { kind, order, signal: context.signal });

@@ -13,7 +13,16 @@ import {
 import type { MixConfig } from "../../text/index.ts";
 import { formatCount, formatDuration, type Progress, readJson, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { columnsOf, count, deviceFields, hubOptions, routingFields, routingOf, TEXTS, withDevice } from "./shared.ts";
+import {
+  columnsOf,
+  count,
+  deviceFields,
+  hubOptions,
+  routingFields,
+  routingOf,
+  TEXTS,
+  withDevice,
+} from "./shared.ts";
 
 const text = { group: "Text" };
 const model = { group: "Model" };

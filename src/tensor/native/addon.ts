@@ -17,6 +17,8 @@ export interface Addon {
   read(address: number, bytes: number): ArrayBuffer;
   readInto(address: number, target: Uint8Array): void;
   write(address: number, source: Uint8Array): void;
+  /** Bytes of an open file, read by the pool's threads; gives how many there were. Not on Windows. */
+  readFile(pool: number, fd: number, position: number, address: number, bytes: number): number;
   zero(address: number, bytes: number): void;
   /** Like memmove: the ranges may overlap. */
   copy(dst: number, src: number, bytes: number): void;

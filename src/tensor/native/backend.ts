@@ -44,6 +44,11 @@ export function nativeBackend({ threads }: NativeOptions): Backend {
     write: (handle, byteOffset, bytes) => addon.write((handle as number) + byteOffset, bytes),
     read: async (handle, byteOffset, length) =>
       new Uint8Array(addon.read((handle as number) + byteOffset, length)),
+    readFile:
+      process.platform === "win32"
+        ? undefined
+        : (handle, byteOffset, { fd, position, length }) =>
+            addon.readFile(pool, fd, position, (handle as number) + byteOffset, length),
     close: () => {
       buffers.clear(); // a second call finds nothing to free, and the addon no such pool
       addon.destroyPool(pool);
