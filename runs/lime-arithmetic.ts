@@ -109,15 +109,24 @@ for (const size of sizes) {
   });
 }
 
-/** What the runs were, as their own records say; all of one size agree in it. */
+/** What the runs were, by their own records; all must agree in it. */
 function settingsLine(): string {
-  const { settings, parameters } = runs[0].run;
-  const { epochs, train, loss } = settings as {
-    epochs: number;
-    train: { lr: number; batch: number };
-    loss: string;
-  };
-  return `${epochs} epochs of 50,000 expressions, learning rate ${train.lr} falling to 0 in a straight line, ${train.batch} windows of 192 tokens a step, loss on ${loss === "all" ? "the whole text" : "the completion"}; ${parameters.total} parameters (plain or routed, first run); 1000 held-out expressions, the same for all.`;
+  const lines = runs.map(({ run }) => {
+    const { epochs, train, loss } = run.settings as {
+      epochs: number;
+      train: { lr: number; batch: number };
+      loss: string;
+    };
+    const learnt = loss === "all" ? "the whole text" : "the completion";
+    return `${epochs} epochs of 50,000 expressions, learning rate ${train.lr} falling to 0 in a straight line, ${train.batch} windows of 192 tokens a step, loss on ${learnt}, ${run.grades.count} held-out expressions, the same for all.`;
+  });
+  if (new Set(lines).size > 1)
+    throw new Error(`${out}: runs of several kinds: ${[...new Set(lines)].join(" | ")}`);
+  const counts = ["plain", "lime"].flatMap((arm) => {
+    const found = runs.find((r) => r.arm.startsWith(arm));
+    return found ? [`${ARMS[arm]} ${found.run.parameters.total}`] : [];
+  });
+  return `${lines[0]} Parameters: ${counts.join(", ")}.`;
 }
 
 fillPage(PAGE, { accuracy: accuracyTable(), settings: settingsLine() });

@@ -163,6 +163,13 @@ test("lm-train gives the same loss however the batch is cut", async () => {
   assert.ok(Math.abs(whole - cut) < 1e-4, `${whole} and ${cut}`);
 });
 
+test("lm-train measures a routed twin beside the plain model", async () => {
+  const options = { ...REPEATS, micro: 2, routed: true };
+  const { more, phases } = await measured((device) => benchLmTrain(device, TINY, options));
+  assert.equal(more.router_parameters, 2 * 2 * 2);
+  assert.ok(Number.isFinite(more.routing_overhead_percent) && phases.routed > 0);
+});
+
 test("lm-train refuses passes that do not fill the batch", async () => {
   await assert.rejects(
     measured((device) => benchLmTrain(device, TINY, { ...REPEATS, micro: 3 })),
