@@ -93,6 +93,12 @@ const schema = z.object({
     .default(DEFAULTS.weightDecay)
     .describe("decoupled decay of matrices; gains have none")
     .meta(optimizer),
+  routerLr: z
+    .number()
+    .positive()
+    .optional()
+    .describe("with --kv-routing: learning rate of routers, as a multiple of --lr [10]")
+    .meta(optimizer),
   beta1: share().default(DEFAULTS.beta1).describe("decay of Adam's first moment").meta(optimizer),
   beta2: share().default(DEFAULTS.beta2).describe("decay of Adam's second moment").meta(optimizer),
   clip: z
@@ -224,6 +230,7 @@ function trainOptions(options: Options): Partial<LmTrainConfig> {
     checkpointEverySteps: options.checkpointEvery,
     ...(options.tokens === undefined ? {} : { tokens: options.tokens }),
     ...(options.micro === undefined ? {} : { micro: options.micro }),
+    ...(options.routerLr === undefined ? {} : { routerLr: options.routerLr }),
   };
 }
 

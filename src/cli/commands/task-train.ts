@@ -68,6 +68,12 @@ const schema = z.object({
     .describe("peak learning rate; falls to 0 in a straight line")
     .meta(optimizer),
   weightDecay: z.number().min(0).default(0.1).describe("decoupled decay of matrices").meta(optimizer),
+  routerLr: z
+    .number()
+    .positive()
+    .default(10)
+    .describe("learning rate of routers, as a multiple of --lr")
+    .meta(optimizer),
   loss: z
     .enum(["all", "completion"])
     .default("all")
@@ -121,6 +127,7 @@ export const taskTrain = defineCommand({
           batch: options.batch,
           lr: options.lr,
           weightDecay: options.weightDecay,
+          routerLr: options.routerLr,
           seed: options.seed,
         },
         loss: options.loss,
