@@ -5,6 +5,7 @@ import { type Device, sizeOf, type Tensor } from "../tensor/index.ts";
 import type { Rng } from "../util/index.ts";
 import { familyOf, type Json, llamaNames } from "./families/index.ts";
 import { assembleParams, isRouter, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { HYPER_SCALE, hyperStart } from "./residual.ts";
 import { routerStart } from "./routing.ts";
 import { checkSpec, type ModelSpec } from "./spec.ts";
 import { Transformer } from "./transformer.ts";
@@ -55,10 +56,31 @@ function startOf(slot: ParamSlot, spec: ModelSpec, options: FreshOptions): Float
     const [heads, width] = slot.shape;
     return routerStart({ heads, sources: width / heads, identity: routerIdentity }, rng);
   }
+  const connection = connectionStart(slot, spec, data);
+  if (connection) return connection;
   if (!slot.matrix) return data.fill(slot.start);
   const bound = spec.dModel ** -0.5;
   if (kvStart === "uniform" && isKeyOrValue(slot)) return rng.fillUniform(data, -bound, bound);
   return rng.fillNormal(data, 0, std * residualScale(spec, slot));
+}
+
+/** What the weights of a residual that is no plain sum begin as; undefined for all other parameters. */
+function connectionStart(
+  { role }: ParamSlot,
+  { residual }: ModelSpec,
+  data: Float32Array,
+): Float32Array | undefined {
+  if (typeof role === "string" || !residual) return undefined;
+  if (role.role === "depth") {
+    data[data.length - 1] = 1;
+    return data;
+  }
+  const [, module, part] =
+    /^(attn|mlp)(Alpha|Beta|AlphaOf|BetaOf|AlphaScale|BetaScale)$/.exec(role.role) ?? [];
+  if (module === undefined || residual.kind !== "hyper") return undefined;
+  if (part === "Alpha") return hyperStart(2 * role.layer + Number(module === "mlp"), residual.streams);
+  if (part.endsWith("Scale")) return data.fill(HYPER_SCALE);
+  return data.fill(part === "Beta" ? 1 : 0);
 }
 
 const isKeyOrValue = ({ role }: ParamSlot): boolean =>

@@ -11,7 +11,7 @@ import type { ModelSpec } from "./spec.ts";
 
 /** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
 const BLOCK_POINTS = [
-  "hook_resid_pre", // [B, T, d] before the block
+  "hook_resid_pre", // [B, T, d] before the block; of several streams, the mixture that attention reads
   "ln1.hook_normalized", // [B, T, d] what attention reads, with the gain
   "attn.hook_q", // [B, T, H, Dh] before its norm and the rotation
   "attn.hook_k", // [B, T, G, Dh] before routing, its norm and the rotation
@@ -22,13 +22,13 @@ const BLOCK_POINTS = [
   "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
   "attn.hook_out", // [B, T, d] before the norm behind it; only where there is one
   "hook_attn_out", // [B, T, d] what attention adds to the stream
-  "hook_resid_mid", // [B, T, d] between attention and MLP; not where both read the same stream
+  "hook_resid_mid", // [B, T, d] between attention and MLP; not where both read the same stream; of several, what the MLP reads
   "hook_mlp_in", // [B, T, d] the stream as the MLP's branch takes it: an edit leaves the stream alone
   "ln2.hook_normalized", // [B, T, d] what the MLP reads, with the gain
   "mlp.hook_post", // [B, T, dMlp] what the last matrix of the MLP reads
   "mlp.hook_out", // [B, T, d] before the norm behind it; only where there is one
   "hook_mlp_out", // [B, T, d] what the MLP adds to the stream
-  "hook_resid_post", // [B, T, d] after the block
+  "hook_resid_post", // [B, T, d] after the block; not of several streams
 ] as const;
 
 export type BlockPoint = (typeof BLOCK_POINTS)[number];
@@ -45,6 +45,7 @@ const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec, layer: nu
   "attn.hook_out": (spec) => spec.normPlacement === "around",
   "mlp.hook_out": (spec) => spec.normPlacement === "around",
   hook_resid_mid: (spec) => !spec.parallelResidual,
+  hook_resid_post: (spec) => spec.residual?.kind !== "hyper",
 };
 
 /** All points of a model in the order in which the forward pass reaches them. */

@@ -32,6 +32,7 @@ export {
   type LearnedPositions,
   type MlpSpec,
   type ModelSpec,
+  type ResidualSpec,
   type RmsNormSpec,
   type RopeFrequencies,
   type RopeSpec,

@@ -6,7 +6,7 @@ import { routedLayers } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
 
 export interface BlockParams {
-  readonly ln1: Tensor; // [d]
+  readonly ln1?: Tensor; // [d]; not where the norm has no gain
   readonly ln1Bias?: Tensor;
   readonly wQ: Tensor; // [H·Dh, d]
   readonly wK: Tensor; // [G·Dh, d]
@@ -21,7 +21,7 @@ export interface BlockParams {
   readonly bO?: Tensor;
   readonly ln1Post?: Tensor; // [d], on what attention adds
   readonly ln1PostBias?: Tensor;
-  readonly ln2: Tensor; // [d]
+  readonly ln2?: Tensor; // [d]
   readonly ln2Bias?: Tensor;
   readonly wGate?: Tensor; // [dMlp, d]
   readonly bGate?: Tensor;
@@ -31,6 +31,21 @@ export interface BlockParams {
   readonly bDown?: Tensor;
   readonly ln2Post?: Tensor; // [d], on what the MLP adds
   readonly ln2PostBias?: Tensor;
+  /** Of the embedding and of what left blocks 0 to l, behind block l, [1, l + 2]. */
+  readonly depth?: Tensor;
+  /** What attention and MLP read of n streams and write to them: see `HyperParams`. */
+  readonly attnAlpha?: Tensor; // [n, n + 1]
+  readonly attnBeta?: Tensor; // [n]
+  readonly attnAlphaOf?: Tensor; // [n + 1, d]
+  readonly attnBetaOf?: Tensor; // [1, d]
+  readonly attnAlphaScale?: Tensor; // [1]
+  readonly attnBetaScale?: Tensor; // [1]
+  readonly mlpAlpha?: Tensor;
+  readonly mlpBeta?: Tensor;
+  readonly mlpAlphaOf?: Tensor;
+  readonly mlpBetaOf?: Tensor;
+  readonly mlpAlphaScale?: Tensor;
+  readonly mlpBetaScale?: Tensor;
 }
 
 interface TopParams {
@@ -122,8 +137,11 @@ function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
   const around = spec.normPlacement === "around";
   const list = <R extends BlockRole>(wanted: boolean | undefined, shapes: Shapes<R>) =>
     wanted ? shapes : [];
+  const { residual } = spec;
+  const streams = residual?.kind === "hyper" ? residual.streams : 0;
   return [
-    ...normShapes(spec, "ln1"),
+    ...list(streams > 0, hyperShapes("attn", streams, d)),
+    ...list(streams === 0, normShapes(spec, "ln1")),
     ["wQ", [q, d]],
     ["wK", [kv, d]],
     ["wV", [kv, d]],
@@ -140,7 +158,8 @@ function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
     ["wO", [d, q]],
     ...list(spec.outBias, [["bO", [d]]]),
     ...list(around, normShapes(spec, "ln1Post")),
-    ...normShapes(spec, "ln2"),
+    ...list(streams > 0, hyperShapes("mlp", streams, d)),
+    ...list(streams === 0, normShapes(spec, "ln2")),
     ...list(spec.mlp.kind === "gated", [["wGate", [dMlp, d]]]),
     ...list(spec.mlp.kind === "gated" && spec.mlpBias, [["bGate", [dMlp]]]),
     ["wUp", [dMlp, d]],
@@ -148,6 +167,23 @@ function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
     ["wDown", [d, dMlp]],
     ...list(spec.mlpBias, [["bDown", [d]]]),
     ...list(around, normShapes(spec, "ln2Post")),
+    ...list(residual?.kind === "dense", [["depth", [1, layer + 2]]]),
+  ];
+}
+
+/** Connections of one module to n streams. */
+function hyperShapes<M extends "attn" | "mlp">(
+  module: M,
+  n: number,
+  d: number,
+): Shapes<`${M}${"Alpha" | "Beta"}${"" | "Of" | "Scale"}`> {
+  return [
+    [`${module}Alpha`, [n, n + 1]],
+    [`${module}Beta`, [n]],
+    [`${module}AlphaOf`, [n + 1, d]],
+    [`${module}BetaOf`, [1, d]],
+    [`${module}AlphaScale`, [1]],
+    [`${module}BetaScale`, [1]],
   ];
 }
 
@@ -182,7 +218,7 @@ function slotOf(
 ): ParamSlot {
   const own = typeof role === "string" ? role : role.role;
   if (as === undefined) throw new Error(`paramSlots: the family has no name for ${own}`);
-  const matrix = shape.length === 2 && own !== "router";
+  const matrix = shape.length === 2 && !/^(router|depth|attnAlpha|mlpAlpha)$/.test(own);
   const isBias = own.endsWith("Bias") || own.startsWith("b");
   const slot = { role, shape, matrix, start: isBias ? 0 : 1 };
   if (typeof as === "string") return { ...slot, name: as };

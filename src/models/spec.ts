@@ -71,6 +71,13 @@ export interface KvRoutingSpec {
   readonly last?: number;
 }
 
+/**
+ * How what blocks add joins what came before, where that is no plain sum. `dense`: behind every block a learned sum of the
+ * embedding and of what left all blocks so far (DenseFormer). `hyper`: n streams that are mixed by weights of their own; norms
+ * before attention and MLP have no gain then (Hyper-Connections, dynamic).
+ */
+export type ResidualSpec = { readonly kind: "dense" } | { readonly kind: "hyper"; readonly streams: number };
+
 export interface ModelSpec {
   readonly vocabSize: number;
   readonly dModel: number;
@@ -106,6 +113,7 @@ export interface ModelSpec {
   /** Queries and keys of each head are normed before they turn; with `norm`, which is then `rms`. */
   readonly qkNorm?: boolean;
   readonly kvRouting?: KvRoutingSpec;
+  readonly residual?: ResidualSpec;
   /** The unembedding is the embedding. */
   readonly tiedHead: boolean;
   readonly bosToken?: number;
@@ -150,7 +158,20 @@ export function checkSpec(spec: ModelSpec): ModelSpec {
     throw inputError(`model: qkNorm goes with a norm of kind "rms", not "${spec.norm.kind}"`);
   }
   if (spec.kvRouting) checkRouting(spec.kvRouting);
+  if (spec.residual) checkResidual(spec, spec.residual);
   return spec;
+}
+
+function checkResidual({ parallelResidual, normPlacement }: ModelSpec, residual: ResidualSpec): void {
+  if (residual.kind === "dense") return;
+  if (residual.kind !== "hyper")
+    throw inputError(`model: residual ${JSON.stringify(residual)}, expected kind "dense" or "hyper"`);
+  if (!(Number.isInteger(residual.streams) && residual.streams >= 1))
+    throw inputError(`model: ${residual.streams} streams, expected a whole number of at least 1`);
+  if (parallelResidual || normPlacement === "around")
+    throw inputError(
+      "model: several streams go with attention before the MLP and with norms before both only",
+    );
 }
 
 /** Width of the rotated part of a head; 0 without rotation. */

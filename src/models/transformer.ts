@@ -26,7 +26,8 @@ import { inputError, usageError } from "../util/index.ts";
 import type { KvCache } from "./cache.ts";
 import type { Json } from "./families/index.ts";
 import { type HookRequest, HookRun } from "./hooks.ts";
-import type { BlockParams, ModelParams, ParamSlot } from "./params.ts";
+import type { BlockParams, BlockRole, ModelParams, ParamSlot } from "./params.ts";
+import { depthAverage, type HyperParams, hyperRead, hyperStreams, hyperSum } from "./residual.ts";
 import { Rotary } from "./rotary.ts";
 import { averageRouter, routedLayers } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
@@ -75,6 +76,8 @@ export class Transformer {
   readonly #rotary: Rotary;
   /** Routers of the layers that take the mean over several. */
   readonly #averages: readonly (Tensor | undefined)[];
+  /** Gain of norms that have none, [d]; of several streams. */
+  readonly #ones: Tensor | undefined;
 
   constructor(
     device: Device,
@@ -88,6 +91,7 @@ export class Transformer {
     this.config = config;
     this.#rotary = new Rotary(device, spec);
     this.#averages = averageRouters(device, spec);
+    this.#ones = spec.residual?.kind === "hyper" ? device.full([spec.dModel], 1).keep() : undefined;
   }
 
   /** Runs tokens i32 [B, T] through the model. Call inside a scope, or dispose what comes back. */
@@ -132,7 +136,31 @@ export class Transformer {
   }
 
   #blocks(x: Tensor, pass: Pass): Tensor {
-    return this.params.blocks.reduce((stream, block, l) => this.#block(stream, block, l, pass), x);
+    const { residual } = this.spec;
+    const { blocks } = this.params;
+    if (residual?.kind === "hyper") {
+      const streams = hyperStreams(x, residual.streams);
+      return hyperSum(blocks.reduce((all, block, l) => this.#hyperBlock(all, block, l, pass), streams));
+    }
+    const left = [x];
+    return blocks.reduce((stream, block, l) => {
+      const y = this.#block(stream, block, l, pass);
+      if (!block.depth) return y;
+      left.push(y);
+      return depthAverage(block.depth, left);
+    }, x);
+  }
+
+  /** [B, T, n, d] -> [B, T, n, d] */
+  #hyperBlock(streams: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
+    const at = this.#points(`blocks.${l}.`, pass);
+    const ones = this.#ones as Tensor; // there are several streams
+    const attn = hyperRead(streams, hyperParams(p, "attn"), ones);
+    const attnIn = at("ln1.hook_normalized", layerNorm(at("hook_resid_pre", attn.input), ones));
+    const between = attn.write(at("hook_attn_out", this.#attention(attnIn, p, l, pass)));
+    const mlp = hyperRead(between, hyperParams(p, "mlp"), ones);
+    const mlpIn = at("hook_mlp_in", at("hook_resid_mid", mlp.input));
+    return mlp.write(at("hook_mlp_out", this.#mlp(at("ln2.hook_normalized", layerNorm(mlpIn, ones)), p, at)));
   }
 
   /** [B, T, d] -> [B, T, d] */
@@ -231,8 +259,9 @@ export class Transformer {
     return attend(hooks.at(point, attentionPattern(q, k, attrs, segments)), v);
   }
 
-  #norm(x: Tensor, gain: Tensor, bias?: Tensor): Tensor {
+  #norm(x: Tensor, gain?: Tensor, bias?: Tensor): Tensor {
     const { norm } = this.spec;
+    if (!gain) throw new Error("transformer: a norm has no gain");
     return norm.kind === "rms" ? rmsNorm(x, gain, norm) : layerNorm(x, gain, bias, norm);
   }
 
@@ -293,7 +322,26 @@ export class Transformer {
     for (const { tensor } of this.slots) tensor.dispose();
     this.#rotary.dispose();
     for (const router of this.#averages) router?.dispose();
+    this.#ones?.dispose();
   }
+}
+
+/** The connections of one module of a block to the streams. */
+function hyperParams(p: BlockParams, module: "attn" | "mlp"): HyperParams {
+  const of = (part: keyof HyperParams): Tensor => {
+    const name = `${module}${part[0].toUpperCase()}${part.slice(1)}` as BlockRole;
+    const tensor = p[name];
+    if (!tensor) throw new Error(`transformer: the block has no ${name}`);
+    return tensor;
+  };
+  return {
+    alpha: of("alpha"),
+    beta: of("beta"),
+    alphaOf: of("alphaOf"),
+    betaOf: of("betaOf"),
+    alphaScale: of("alphaScale"),
+    betaScale: of("betaScale"),
+  };
 }
 
 function averageRouters(device: Device, spec: ModelSpec): (Tensor | undefined)[] {

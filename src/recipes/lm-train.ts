@@ -15,6 +15,7 @@ import {
   lmSteps,
   type ModelSpec,
   parameterCount,
+  type ResidualSpec,
   readTrainedParameters,
   saveTransformer,
   type Transformer,
@@ -40,6 +41,8 @@ export interface LmSizes {
   readonly ropeTheta: number;
   /** Keys and values mixed over the layers. */
   readonly kvRouting?: KvRoutingSpec;
+  /** What blocks add joins what came before otherwise than by a sum. */
+  readonly residual?: ResidualSpec;
 }
 
 export interface LmRunOptions {
@@ -154,7 +157,7 @@ export function llamaOf(
   sizes: LmSizes,
   vocabulary: Pick<ModelSpec, "vocabSize" | "bosToken" | "eosTokens">,
 ): ModelSpec {
-  const { d, layers, heads, kvHeads, ffn, context, tied, ropeTheta, kvRouting } = sizes;
+  const { d, layers, heads, kvHeads, ffn, context, tied, ropeTheta, kvRouting, residual } = sizes;
   if (d % heads !== 0) throw usageError(`lm train: width d=${d} is no multiple of heads=${heads}`);
   const headDim = d / heads;
   return checkSpec({
@@ -175,6 +178,7 @@ export function llamaOf(
     qkvBias: false,
     tiedHead: tied,
     ...(kvRouting && { kvRouting }),
+    ...(residual && { residual }),
   });
 }
 

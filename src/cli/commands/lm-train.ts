@@ -18,6 +18,8 @@ import {
   count,
   deviceFields,
   hubOptions,
+  residualFields,
+  residualOf,
   routingFields,
   routingOf,
   TEXTS,
@@ -64,6 +66,7 @@ const schema = z.object({
   tied: z.boolean().default(true).describe("use the embedding as the unembedding too").meta(model),
   ropeTheta: z.number().positive().default(10_000).describe("base of the rotary frequencies").meta(model),
   ...routingFields(model),
+  ...residualFields(model),
   tokens: count()
     .optional()
     .describe(
@@ -192,6 +195,7 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
       tied,
       ropeTheta,
       kvRouting: routingOf(options),
+      residual: residualOf(options),
     },
     train: trainOptions(options),
     segments: options.segments,

@@ -3,7 +3,7 @@
  */
 import { z } from "zod";
 import type { HubOptions } from "../../hub/index.ts";
-import type { KvRoutingSpec, LoadOptions } from "../../models/index.ts";
+import type { KvRoutingSpec, LoadOptions, ResidualSpec } from "../../models/index.ts";
 import {
   type LanguageModel,
   openLanguageModel,
@@ -122,6 +122,28 @@ export const routingFields = (group: { group: string }) => ({
     .describe("with --kv-routing: only the last so many layers, its own among them [all]")
     .meta(group),
 });
+
+/** How what blocks add joins what came before. */
+export const residualFields = (group: { group: string }) => ({
+  residual: z
+    .enum(["plain", "dense", "hyper"])
+    .default("plain")
+    .describe("plain: a sum; dense: DenseFormer's learned sum over all blocks; hyper: Hyper-Connections")
+    .meta(group),
+  streams: count().optional().describe("with --residual hyper: streams [4]").meta(group),
+});
+
+export function residualOf({
+  residual: kind,
+  streams,
+}: {
+  readonly residual: "plain" | ResidualSpec["kind"];
+  readonly streams?: number;
+}): ResidualSpec | undefined {
+  if (kind === "hyper") return { kind, streams: streams ?? 4 };
+  if (streams !== undefined) throw usageError("--streams goes with --residual hyper");
+  return kind === "plain" ? undefined : { kind };
+}
 
 interface RoutingOptions {
   readonly kvRouting: "none" | KvRoutingSpec["kind"];

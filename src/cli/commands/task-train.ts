@@ -4,7 +4,15 @@
 import { z } from "zod";
 import { type TaskChoice, trainTaskRun } from "../../recipes/task-train.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
-import { count, deviceFields, routingFields, routingOf, withDevice } from "./shared.ts";
+import {
+  count,
+  deviceFields,
+  residualFields,
+  residualOf,
+  routingFields,
+  routingOf,
+  withDevice,
+} from "./shared.ts";
 
 const task = { group: "Task" };
 const model = { group: "Model" };
@@ -42,6 +50,7 @@ const schema = z.object({
   ffn: count().default(88).describe("width of the MLP's hidden layer").meta(model),
   context: z.number().int().min(2).optional().describe("tokens of a window [the longest sample]").meta(model),
   ...routingFields(model),
+  ...residualFields(model),
   kvStart: z
     .enum(["normal", "uniform"])
     .default("normal")
@@ -120,6 +129,7 @@ export const taskTrain = defineCommand({
           tied: true,
           ropeTheta: 10_000,
           kvRouting: routingOf(options),
+          residual: residualOf(options),
         },
         start: { kvStart: options.kvStart, routerIdentity: options.routerIdentity },
         epochs: options.epochs,

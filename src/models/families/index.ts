@@ -11,10 +11,12 @@ import { lime } from "./lime.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { qwen2, qwen3 } from "./qwen.ts";
+import { residualLlama } from "./residual.ts";
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama,
   lime,
+  llama_residual: residualLlama,
   mistral,
   qwen2,
   qwen3,

@@ -6,14 +6,15 @@ import { usageError } from "../../util/index.ts";
 import type { ModelSpec } from "../spec.ts";
 import { lime } from "./lime.ts";
 import { llama } from "./llama.ts";
+import { residualLlama } from "./residual.ts";
 
 /**
- * The `config.json` of a spec: a llama's in the keys that transformers 4.x and 5 both read, or a lime's. Throws if it would be
- * read as another spec.
+ * The `config.json` of a spec: a llama's in the keys that transformers 4.x and 5 both read, or that of a llama with another
+ * attention or residual. Throws if it would be read as another spec.
  */
 export function llamaConfig(spec: ModelSpec): Record<string, unknown> {
   const config = configOf(spec);
-  const read = (spec.kvRouting ? lime : llama).spec(config);
+  const read = (spec.kvRouting ? lime : spec.residual ? residualLlama : llama).spec(config);
   const differ = ([...new Set([...Object.keys(spec), ...Object.keys(read)])] as (keyof ModelSpec)[]).filter(
     (key) => !isDeepStrictEqual(plain(spec[key]), plain(read[key])),
   );
@@ -32,11 +33,16 @@ const plain = (value: unknown): unknown =>
     ? undefined
     : JSON.parse(JSON.stringify(value, (_, v) => (typeof v === "number" ? Number(v.toPrecision(12)) : v)));
 
+function kindOf({ kvRouting, residual }: ModelSpec): Record<string, unknown> {
+  if (kvRouting) return { architectures: ["LimeForCausalLM"], model_type: "lime", kv_routing: kvRouting };
+  if (residual)
+    return { architectures: ["LlamaResidualForCausalLM"], model_type: "llama_residual", residual };
+  return { architectures: ["LlamaForCausalLM"], model_type: "llama" };
+}
+
 function configOf(spec: ModelSpec): Record<string, unknown> {
   return {
-    ...(spec.kvRouting
-      ? { architectures: ["LimeForCausalLM"], model_type: "lime", kv_routing: spec.kvRouting }
-      : { architectures: ["LlamaForCausalLM"], model_type: "llama" }),
+    ...kindOf(spec),
     vocab_size: spec.vocabSize,
     hidden_size: spec.dModel,
     intermediate_size: spec.dMlp,
