@@ -294,6 +294,30 @@ const lmTrain = {
   ],
 };
 
+/** What routed keys and values cost a training step, beside the plain model in the same process. */
+const limeTrain = (kvHeads, most) => ({
+  name: `lime-train-${kvHeads}`,
+  title: `LIMe: plain training step / routed one, d 256, 6 layers, 8 heads of which ${kvHeads} hold keys, 32 × 256`,
+  unit: "plain / routed",
+  inQuick: false,
+  programs: () => [
+    { label: "sluice", sluice: ["lm-train", "--kv-heads", String(kvHeads), "--routed", "--steps", "9"] },
+    {
+      label: "PyTorch, preallocated",
+      python: peer("torch_lime.py", "--kv-heads", String(kvHeads), "--steps", "5"),
+      needs: ["torch"],
+    },
+  ],
+  rows: [
+    {
+      title: "step",
+      ours: (r) => 1 / (1 + r.routing_overhead_percent / 100),
+      theirs: (r) => 1 / (1 + r.prealloc_overhead),
+    },
+  ],
+  wanted: [{ title: "what routing adds", of: (r) => r.routing_overhead_percent, most, unit: "%" }],
+});
+
 const generate = (name, what, { batch, sample = false, weights, inQuick }) => ({
   name,
   title: `Generation, ${what}; Llama d 512, 8 layers, vocab 32000, prompt 16, 64 new tokens; tokens/s`,
@@ -385,6 +409,8 @@ export const SECTIONS = [
   lmLoad("gpt2-small", "GPT-2 small's size"),
   lmLoad("llama-512", "a Llama of d 512, 8 layers"),
   lmTrain,
+  limeTrain(4, 5),
+  limeTrain(8, 12),
   generate("generate-1", "batch 1, greedy", {
     batch: 1,
     weights: [
