@@ -80,6 +80,12 @@ test("routed and plain models see the same samples and differ in their routers o
   assert.notEqual(routed.loss, plain.loss);
   const config = JSON.parse(fs.readFileSync(path.join(folder("routed"), "config.json"), "utf8"));
   assert.equal(config.model_type, "lime");
+  const dense = await run("dense", ["--residual", "dense"]);
+  assert.equal(dense.parameters.total - plain.parameters.total, 2 + 3);
+  const hyper = await run("hyper", ["--residual", "hyper", "--streams", "2"]);
+  assert.ok(hyper.loss !== plain.loss && hyper.loss < 3.2);
+  const alone = await sluice(train("alone", ["--streams", "2"]));
+  assert.match(alone.stderr, /--streams goes with --residual hyper/);
   const bare = await sluice(train("bare", ["--routing-last", "2"]));
   assert.equal(bare.code, 2);
   assert.match(bare.stderr, /go with --kv-routing/);
