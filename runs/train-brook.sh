@@ -4,11 +4,13 @@
 #
 #   runs/train-brook.sh [RUN [MODEL]]    run folder (default out/brook), where the model goes (default models/brook)
 #
-# EXPORT=1 skips the training and takes the run's last checkpoint. Other settings: runs/brook.json, runs/brook-mix.json.
+# EXPORT=1 skips the training and takes the run's last checkpoint. Other settings: runs/brook-mix.json, and runs/brook.json or another
+# one, as in CONFIG=runs/brook-lime.json for the twin with routed keys and values: the same tokens in the same order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 run=${1:-out/brook}
 model=${2:-models/brook}
+config=${CONFIG:-runs/brook.json}
 sluice() { node dist/src/cli/main.js "$@"; }
 
 [ -f dist/src/cli/main.js ] || npm run build
@@ -18,7 +20,7 @@ names=$(node -p 'JSON.parse(fs.readFileSync("runs/brook-mix.json")).parts.map((p
 [ -f "$run/data/mix.json" ] || sluice text install $names
 
 # Vocabulary, tokens (into $run/data) and training; the same command continues an interrupted run to the same bits.
-sluice lm train --config runs/brook.json --out "$run" ${EXPORT:+--export-only}
+sluice lm train --config "$config" --out "$run" ${EXPORT:+--export-only}
 
 # The model, as it is shipped.
 mkdir -p "$model"
@@ -27,4 +29,5 @@ for file in model.safetensors config.json generation_config.json tokenizer.json 
 done
 
 # Held-out loss by domain beside a 5-gram model on the same tokens, samples, data and licences: the model card.
-sluice lm card --model "$model" --data "$run/data" --run "$run" --out "$model/README.md"
+sluice lm card --model "$model" --data "$run/data" --run "$run" --out "$model/README.md" \
+  --recipe "${CONFIG:+CONFIG=$CONFIG }bash runs/train-brook.sh${CONFIG:+ $run $model}"
