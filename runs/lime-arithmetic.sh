@@ -23,15 +23,13 @@ arm() { # NAME SIZE SEED
     --router-lr "$ROUTER_LR" --seed "$3" --kv-routing "$routing" --kv-start "$start" --context 192 --threads 1 --out "$out/$1-size$2-seed$3"
 }
 
-# Two at a time, a thread each: so small a model does not fill two.
+# Two at a time, a thread each: so small a model does not fill two. One that fails ends the script when the others are done.
+export -f arm
+export out EPOCHS LR ROUTER_LR
 for size in $SIZES; do
   for seed in $SEEDS; do
-    for name in $ARMS; do
-      while [ "$(jobs -rp | wc -l)" -ge 2 ]; do wait -n; done
-      arm "$name" "$size" "$seed" &
-    done
+    for name in $ARMS; do echo "$name $size $seed"; done
   done
-done
-while [ "$(jobs -rp | wc -l)" -gt 0 ]; do wait -n; done
+done | xargs -P 2 -L 1 bash -euc 'arm "$@"' arm
 
 node dist/runs/lime-arithmetic.js "$out"

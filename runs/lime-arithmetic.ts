@@ -46,7 +46,7 @@ function readRuns(): Found[] {
       validation?: { test: number };
     }[];
     const curve = records.flatMap(({ step, validation }) =>
-      validation ? [{ epoch: Math.round((epochs * step) / run.steps), loss: validation.test }] : [],
+      validation ? [{ epoch: (epochs * step) / run.steps, loss: validation.test }] : [],
     );
     found.push({ arm, size: Number(size), seed: Number(seed), run, curve });
   }
@@ -109,24 +109,38 @@ for (const size of sizes) {
   });
 }
 
-/** What the runs were, by their own records; all must agree in it. */
+interface Settings {
+  readonly task: { readonly max: number };
+  readonly sizes: { readonly context: number; readonly kvRouting?: unknown };
+  readonly start: unknown;
+  readonly epochs: number;
+  readonly loss: string;
+  readonly train: {
+    readonly lr: number;
+    readonly routerLr?: number;
+    readonly batch: number;
+    readonly seed: number;
+  };
+}
+
+/** What the runs were, by their own records, which must agree in all but seed, size and arm. */
 function settingsLine(): string {
-  const lines = runs.map(({ run }) => {
-    const { epochs, train, loss } = run.settings as {
-      epochs: number;
-      train: { lr: number; batch: number };
-      loss: string;
-    };
-    const learnt = loss === "all" ? "the whole text" : "the completion";
-    return `${epochs} epochs of 50,000 expressions, learning rate ${train.lr} falling to 0 in a straight line, ${train.batch} windows of 192 tokens a step, loss on ${learnt}, ${run.grades.count} held-out expressions, the same for all.`;
-  });
-  if (new Set(lines).size > 1)
-    throw new Error(`${out}: runs of several kinds: ${[...new Set(lines)].join(" | ")}`);
+  const kinds = new Set(
+    runs.map(({ run }) => {
+      const { task, sizes: shape, start: _, train, ...rest } = run.settings as unknown as Settings;
+      const shared = { ...shape, context: shape.context, kvRouting: undefined };
+      return JSON.stringify([{ ...task, operands: 0 }, shared, { ...train, seed: 0, tokens: 0 }, rest]);
+    }),
+  );
+  if (kinds.size > 1) throw new Error(`${out}: runs of several kinds: ${[...kinds].join(" | ")}`);
+  const [{ run }] = runs;
+  const { task, sizes: shape, epochs, loss, train } = run.settings as unknown as Settings;
   const counts = ["plain", "lime"].flatMap((arm) => {
     const found = runs.find((r) => r.arm.startsWith(arm));
     return found ? [`${ARMS[arm]} ${found.run.parameters.total}`] : [];
   });
-  return `${lines[0]} Parameters: ${counts.join(", ")}.`;
+  const learnt = loss === "all" ? "the whole text" : "the completion";
+  return `Numbers up to ${task.max}; ${epochs} epochs of 50,000 expressions, learning rate ${train.lr} (routers ${train.lr * (train.routerLr ?? 10)}) falling to 0 in a straight line, ${train.batch} windows of ${shape.context} tokens a step, loss on ${learnt}; ${run.grades.count} held-out expressions, the same for all. Parameters: ${counts.join(", ")}.`;
 }
 
 fillPage(PAGE, { accuracy: accuracyTable(), settings: settingsLine() });

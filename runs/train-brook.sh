@@ -2,15 +2,17 @@
 # Makes models/brook from a fresh clone: texts, vocabulary, tokens, training, evaluation beside an n-gram model, model card.
 # Hours on two cores. Whatever is done already is not done again: stop it with Ctrl-C and start it again to go on.
 #
-#   runs/train-brook.sh [RUN [MODEL]]    run folder (default out/brook), where the model goes (default models/brook)
+#   runs/train-brook.sh [RUN [MODEL]]    run folder (default out/NAME), where the model goes (default models/NAME), NAME being
+#                                        that of the settings, brook
 #
 # EXPORT=1 skips the training and takes the run's last checkpoint. Other settings: runs/brook-mix.json, and runs/brook.json or another
 # one, as in CONFIG=runs/brook-lime.json for the twin with routed keys and values: the same tokens in the same order.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-run=${1:-out/brook}
-model=${2:-models/brook}
 config=${CONFIG:-runs/brook.json}
+name=$(basename "$config" .json)
+run=${1:-out/$name}
+model=${2:-models/$name}
 sluice() { node dist/src/cli/main.js "$@"; }
 
 [ -f dist/src/cli/main.js ] || npm run build
@@ -30,4 +32,4 @@ done
 
 # Held-out loss by domain beside a 5-gram model on the same tokens, samples, data and licences: the model card.
 sluice lm card --model "$model" --data "$run/data" --run "$run" --out "$model/README.md" \
-  --recipe "${CONFIG:+CONFIG=$CONFIG }bash runs/train-brook.sh${CONFIG:+ $run $model}"
+  --recipe "${CONFIG:+CONFIG=$CONFIG }bash runs/train-brook.sh"

@@ -2,7 +2,7 @@
  * States of a model layer by layer: what flows between blocks, the values that each layer makes, and those that it reads.
  */
 import { hookPoints, type Transformer } from "../models/index.ts";
-import { throwIfAborted } from "../util/index.ts";
+import { throwIfAborted, usageError } from "../util/index.ts";
 import { ENTROPY_ORDER, matrixEntropy, standardize } from "./entropy.ts";
 
 /**
@@ -13,7 +13,11 @@ export type StateKind = "hidden" | "values" | "read";
 
 /** Hook point of each layer's states. */
 export function statePoint({ spec }: Transformer, kind: StateKind, layer: number): string {
-  if (kind === "hidden") return `blocks.${layer}.hook_resid_post`;
+  if (kind === "hidden") {
+    if (spec.residual?.kind === "hyper")
+      throw usageError("states: a model of several streams has no one stream behind a block");
+    return `blocks.${layer}.hook_resid_post`;
+  }
   const routed = `blocks.${layer}.attn.hook_v_routed`;
   return kind === "read" && hookPoints(spec).includes(routed) ? routed : `blocks.${layer}.attn.hook_v`;
 }
@@ -61,11 +65,17 @@ export async function layerEntropies(
   options: { readonly kind: StateKind; readonly order?: number; readonly signal?: AbortSignal },
 ): Promise<LayerEntropy[]> {
   const { order = ENTROPY_ORDER } = options;
-  const layers = await layerStates(model, sequences, options);
-  return layers.map(({ width, sequences: states }) => {
-    const found = standardize(states, width).map((z) => matrixEntropy(z, width, order));
+  const entropies: LayerEntropy[] = [];
+  for (const { width, sequences: states } of await layerStates(model, sequences, options)) {
+    const found: number[] = [];
+    for (const z of standardize(states, width)) {
+      throwIfAborted(options.signal);
+      found.push(matrixEntropy(z, width, order));
+      await new Promise(setImmediate); // the event loop gets its turn
+    }
     const mean = found.reduce((a, b) => a + b, 0) / found.length;
     const squares = found.reduce((sum, s) => sum + (s - mean) ** 2, 0);
-    return { mean, std: found.length > 1 ? Math.sqrt(squares / (found.length - 1)) : 0 };
-  });
+    entropies.push({ mean, std: found.length > 1 ? Math.sqrt(squares / (found.length - 1)) : 0 });
+  }
+  return entropies;
 }

@@ -28,7 +28,7 @@ const BLOCK_POINTS = [
   "mlp.hook_post", // [B, T, dMlp] what the last matrix of the MLP reads
   "mlp.hook_out", // [B, T, d] before the norm behind it; only where there is one
   "hook_mlp_out", // [B, T, d] what the MLP adds to the stream
-  "hook_resid_post", // [B, T, d] after the block; not of several streams
+  "hook_resid_post", // [B, T, d] after the block; not of several streams; before the average over depth where there is one
 ] as const;
 
 export type BlockPoint = (typeof BLOCK_POINTS)[number];

@@ -134,8 +134,8 @@ class Reader {
       await this.#weights.readInto(name, at, piece);
       return piece;
     };
+    let next = read(0);
     try {
-      let next = read(0);
       for (let at = 0; at < byteLength; at += PIECE) {
         const piece = await next;
         if (at + PIECE < byteLength) {
@@ -146,6 +146,7 @@ class Reader {
       }
       return tensor;
     } catch (error) {
+      await next.catch(() => {}); // nothing is read any more when the file is closed
       tensor.dispose();
       throw error;
     }

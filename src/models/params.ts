@@ -82,7 +82,7 @@ export interface ParamSlot {
   readonly shape: readonly number[];
   /** A matrix that meets every token: decayed in training, and stored in 16 bits where asked. */
   readonly matrix: boolean;
-  /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. Matrices and routers are drawn. */
+  /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. Others have starts of their own. */
   readonly start: number;
   /** Where the file has it otherwise. */
   readonly stored?: Stored;

@@ -69,9 +69,11 @@ function fileTensors({ slots, device }: Transformer, dtype: StoredFloat): Map<st
     const shape = held[0].stored?.shape ?? held[0].shape;
     const load = async () => {
       const tensor = device.scope(() => whole(held));
-      const data = await tensor.floats();
-      if (held[0].stored) tensor.dispose();
-      return fromFloat32(data, shape, dtype);
+      try {
+        return fromFloat32(await tensor.floats(), shape, dtype);
+      } finally {
+        if (held[0].stored) tensor.dispose();
+      }
     };
     return [name, { dtype, shape, load }];
   };

@@ -74,7 +74,7 @@ export interface KvRoutingSpec {
 /**
  * How what blocks add joins what came before, where that is no plain sum. `dense`: behind every block a learned sum of the
  * embedding and of what left all blocks so far (DenseFormer). `hyper`: n streams that are mixed by weights of their own; norms
- * before attention and MLP have no gain then (Hyper-Connections, dynamic).
+ * before attention and MLP are LayerNorms without gain and bias then, of eps 1e-5, as in LIMe's code (Hyper-Connections, dynamic).
  */
 export type ResidualSpec = { readonly kind: "dense" } | { readonly kind: "hyper"; readonly streams: number };
 
@@ -159,6 +159,8 @@ export function checkSpec(spec: ModelSpec): ModelSpec {
   }
   if (spec.kvRouting) checkRouting(spec.kvRouting);
   if (spec.residual) checkResidual(spec, spec.residual);
+  if (spec.kvRouting && spec.residual)
+    throw inputError("model: routed keys and values go with a plain residual only; leave one of the two out");
   return spec;
 }
 

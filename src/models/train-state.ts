@@ -3,6 +3,7 @@
  * Written to a temporary name, synced and renamed: whole or absent.
  */
 import { existsSync } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
 import { z } from "zod";
 import {
   fromFloat32,
@@ -15,7 +16,7 @@ import {
 import type { AdamW } from "../nn/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import type { PackerState } from "../text/index.ts";
-import { inputError } from "../util/index.ts";
+import { inputError, usageError } from "../util/index.ts";
 import type { LmTrainConfig } from "./train.ts";
 import type { Transformer } from "./transformer.ts";
 
@@ -59,11 +60,28 @@ export async function readTrainedParameters(path: string, model: Transformer): P
   const file = openSafetensors(path);
   try {
     const state = stateOf(file);
+    refuseOtherModel(path, state, model);
     for (const { name, tensor } of model.slots) await restoreTensor(file, name, tensor);
     return state;
   } finally {
     file.close();
   }
+}
+
+/** A run that says which model it trains is not read into another one, even where shapes agree. */
+function refuseOtherModel(path: string, { identity }: LmTrainState, { spec }: Transformer): void {
+  const trained = (identity as { model?: unknown } | undefined)?.model;
+  if (trained === undefined) return;
+  const wanted = JSON.parse(JSON.stringify(spec)) as Record<string, unknown>;
+  const found = trained as Record<string, unknown>;
+  const differ = [...new Set([...Object.keys(found), ...Object.keys(wanted)])].filter(
+    (key) => !isDeepStrictEqual(found[key], wanted[key]),
+  );
+  if (differ.length === 0) return;
+  const list = differ.map((k) => `${k} ${JSON.stringify(found[k])}, not ${JSON.stringify(wanted[k])}`);
+  throw usageError(
+    `${path} is of a model with ${list.join("; ")}; give the settings that it was trained with`,
+  );
 }
 
 function stateOf(file: SafetensorsFile): LmTrainState {

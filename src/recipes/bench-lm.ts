@@ -176,7 +176,7 @@ export async function benchLmForward(
 
 export interface LmTrainBench extends BenchRepeats {
   readonly micro: number;
-  /** A twin with routed keys and values takes a step after every one of the plain model. */
+  /** A twin with routed keys and values takes a step beside every one of the plain model, in turns before and after it. */
   readonly routed?: boolean;
 }
 

@@ -32,7 +32,7 @@ const began = performance.now();
 const model = await loadTransformer(device, folder, { dtype });
 const loadMs = performance.now() - began;
 const [peakMb, heldMb] = [peakRssMb(), device.memory().bytes / 2 ** 20];
-const point = `blocks.${Math.floor(model.spec.nLayers / 2) - 1}.hook_resid_post`;
+const point = `blocks.${Math.max(0, Math.floor(model.spec.nLayers / 2) - 1)}.hook_resid_post`;
 const captured = device.scope(() => {
   const ids = device.tensor(
     Int32Array.from({ length: tokens }, (_, i) => (i * 7919) % model.spec.vocabSize),

@@ -51,7 +51,7 @@ export async function benchLmLoad(device: Device, options: LoadBench): Promise<B
       const began = performance.now();
       const bytes = await readThrough(folder);
       c.add("read", performance.now() - began);
-      const loaded = await inProcess({ folder, dtype, tokens, threads });
+      const loaded = await inProcess({ folder, dtype, tokens, threads }, repeats.signal);
       c.add("step", loaded.loadMs);
       c.add("first_activation", loaded.firstMs);
       c.add("beyond_reading", loaded.firstMs - (c.of("read").at(-1) as number));
@@ -95,7 +95,7 @@ async function readThrough(folder: string): Promise<number> {
   let bytes = 0;
   for (const name of await readdir(folder)) {
     const file = join(folder, name);
-    if (!name.endsWith(".safetensors") || !(await stat(file)).isFile()) continue;
+    if (!/^model.*\.safetensors$/.test(name) || !(await stat(file)).isFile()) continue;
     for await (const chunk of createReadStream(file, { highWaterMark: 4 << 20 })) bytes += chunk.length;
   }
   return bytes;
@@ -103,7 +103,7 @@ async function readThrough(folder: string): Promise<number> {
 
 const program = fileURLToPath(new URL(`./bench-load-process${import.meta.url.slice(-3)}`, import.meta.url));
 
-async function inProcess(work: LoadWork): Promise<LoadedIn> {
-  const { stdout } = await promisify(execFile)(process.execPath, [program, JSON.stringify(work)]);
+async function inProcess(work: LoadWork, signal?: AbortSignal): Promise<LoadedIn> {
+  const { stdout } = await promisify(execFile)(process.execPath, [program, JSON.stringify(work)], { signal });
   return JSON.parse(stdout) as LoadedIn;
 }

@@ -68,4 +68,5 @@ export {
   type Spread,
 } from "./sweep-compare.ts";
 export { type SweepPageOptions, writeSweepPage } from "./sweep-report.ts";
+export { type TaskChoice, type TaskRun, type TaskRunOptions, trainTaskRun } from "./task-train.ts";
 export { openTextTokens, type TextTokens, type TextTokensOptions, tokensHash } from "./text-tokens.ts";

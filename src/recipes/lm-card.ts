@@ -94,16 +94,22 @@ export function renderModelCard(card: ModelCard): string {
   return `${sections.join("\n\n")}\n`;
 }
 
-const frontMatter = ({ license, languages }: ModelCard): string =>
+const TAGS = ["interpretability", "sparse-autoencoders", "sluice"];
+
+/** Whether Python's transformers reads the model: it knows no other attention or residual. */
+const isLlama = ({ architecture }: ModelCard): boolean =>
+  !architecture.some(([what]) => what === "Keys and values" || what === "Residual");
+
+const frontMatter = (card: ModelCard): string =>
   [
     "---",
-    `license: ${license}`,
+    `license: ${card.license}`,
     "language:",
-    ...languages.map((code) => `  - ${code}`),
-    "library_name: transformers",
+    ...card.languages.map((code) => `  - ${code}`),
+    ...(isLlama(card) ? ["library_name: transformers"] : []),
     "pipeline_tag: text-generation",
     "tags:",
-    ...["llama", "interpretability", "sparse-autoencoders", "sluice"].map((tag) => `  - ${tag}`),
+    ...(isLlama(card) ? ["llama"] : []).concat(TAGS).map((tag) => `  - ${tag}`),
     "---",
   ].join("\n");
 
@@ -115,7 +121,7 @@ documented mixture of ${mixture.corpora.length} texts from ${countDistinct(mixtu
 small enough for sparse autoencoders to be trained on its hidden states on a laptop, and its domains are distinct enough
 for features to have something to be about.`;
 
-const useSection = ({ name, context }: ModelCard): string => `## Use
+const useSection = (card: ModelCard): string => `## Use
 
 In sluice:
 
@@ -125,24 +131,29 @@ import { createDevice } from "sluice/tensor";
 import { loadTokenizer } from "sluice/text";
 
 const device = await createDevice();
-const model = await loadTransformer(device, "models/${name}");
-const tokenizer = await loadTokenizer("models/${name}");
+const model = await loadTransformer(device, "models/${card.name}");
+const tokenizer = await loadTokenizer("models/${card.name}");
 const prompt = [tokenizer.bosId ?? 0, ...tokenizer.encode("The history of")];
 const [{ text }] = await generate(model, [prompt], { tokenizer, maxNewTokens: 40, temperature: 0.8 });
 \`\`\`
 
-In Python's transformers (the layout is Llama's):
+${pythonSection(card)}
+
+Texts begin with \`<|bos|>\`, as every window did in training; at most ${card.context} tokens at a time.`;
+
+const pythonSection = (card: ModelCard): string =>
+  isLlama(card)
+    ? `In Python's transformers (the layout is Llama's):
 
 \`\`\`python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("models/${name}")
-model = AutoModelForCausalLM.from_pretrained("models/${name}")
+tokenizer = AutoTokenizer.from_pretrained("models/${card.name}")
+model = AutoModelForCausalLM.from_pretrained("models/${card.name}")
 inputs = tokenizer("The history of", return_tensors="pt")  # puts <|bos|> in front
 print(tokenizer.decode(model.generate(inputs.input_ids, max_new_tokens=40, do_sample=True)[0]))
-\`\`\`
-
-Texts begin with \`<|bos|>\`, as every window did in training; at most ${context} tokens at a time.`;
+\`\`\``
+    : "Python's transformers does not know this architecture.";
 
 const modelSection = ({ architecture, parameters }: ModelCard): string => `## Model
 

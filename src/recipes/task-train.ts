@@ -45,8 +45,8 @@ export type TaskChoice =
 
 export interface TaskRunOptions {
   readonly task: TaskChoice;
-  /** Samples of each split; defaults of the task. */
-  readonly samples: { readonly train?: number; readonly valid?: number; readonly test?: number };
+  /** Samples to learn from and to be examined on; defaults of the task. The loss by epoch is of the latter too. */
+  readonly samples: { readonly train?: number; readonly test?: number };
   /** Of the samples: runs with the same one learn from, and are examined on, the same. */
   readonly dataSeed: number;
   /** Without a context windows hold the longest sample. */

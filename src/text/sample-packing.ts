@@ -42,6 +42,8 @@ export class SamplePacker implements WindowSource, TrainingWindows {
         `packing: a sample has ${long.ids.length} tokens, but a window predicts ${context}; give windows of at least ${long.ids.length - 1} tokens`,
       );
     }
+    if (samples.some(({ ids }) => ids.length < 2))
+      throw usageError("packing: a sample of fewer than two tokens predicts nothing; leave it out");
     if (samples.length === 0) throw usageError("packing: there are no samples; give at least one");
     this.context = context;
     this.#pad = pad;

@@ -34,7 +34,7 @@ before(async () => {
     "16",
   ];
   const ran = await sluice([
-    ...["lm", "train", "--text", text, "--vocab", "300", "--out", routed, ...sizes, "--batch", "4"],
+    ...["lm", "train", "--text", text, "--tokenizer", plain, "--out", routed, ...sizes, "--batch", "4"],
     ...["--tokens", "640", "--kv-routing", "learned", "--threads", "1", "--quiet"],
   ]);
   assert.equal(ran.code, 0, ran.stderr);
@@ -72,6 +72,9 @@ test("lime entropy compares models layer by layer; what a plain model makes and 
   }
   assert.deepEqual(models[0].layers.read, models[0].layers.values);
   assert.notDeepEqual(models[1].layers.read[2], models[1].layers.values[2]);
+  const apart = await sluice(["lime", "entropy", "--model", `${plain},${routed}`, ...args.slice(0, 4)]);
+  assert.equal(apart.code, 2);
+  assert.match(apart.stderr, /routed has another context than .*tiny, so their windows differ/);
   const bare = await sluice(["lime", "entropy", "--model", plain]);
   assert.equal(bare.code, 2);
   assert.match(bare.stderr, /name the text with --text/);

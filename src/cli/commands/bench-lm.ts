@@ -86,7 +86,7 @@ export const benchLmTrainCommand = defineCommand({
     routed: z
       .boolean()
       .default(false)
-      .describe("after every step one of a twin with routed keys and values (LIMe): what routing costs"),
+      .describe("beside every step one of a twin with routed keys and values (LIMe): what routing costs"),
     ...benchFields(5, 1),
   }),
   examples: [

@@ -2,7 +2,7 @@
  * `sluice lime entropy`: how many directions the states of each layer spread over, of several models on the same text.
  */
 import { z } from "zod";
-import { type LayerEntropy, layerEntropies, type StateKind } from "../../lime/index.ts";
+import { ENTROPY_ORDER, type LayerEntropy, layerEntropies, type StateKind } from "../../lime/index.ts";
 import { spreadWindows } from "../../models/index.ts";
 import { windowsOf } from "../../recipes/language-model.ts";
 import { inputError, usageError } from "../../util/index.ts";
@@ -34,7 +34,7 @@ export const limeEntropy = defineCommand({
     ...modelFields,
     ...textFields("heldout"),
     sequences: count().default(32).describe("windows, evenly spread over the text"),
-    order: z.number().positive().default(0.5).describe("order of the entropy; 1 is von Neumann's"),
+    order: z.number().positive().default(ENTROPY_ORDER).describe("order of the entropy; 1 is von Neumann's"),
     ...deviceFields,
   }),
   examples: ["sluice lime entropy --model models/brook,out/brook-lime --text sotu"],
@@ -42,6 +42,7 @@ export const limeEntropy = defineCommand({
     withDevice(options, async (device) => {
       const { model: names, text, sequences, order } = options;
       if (text === undefined) throw usageError("lime entropy: name the text with --text");
+      let first: { tokenizer: string; context: number; windows: number } | undefined;
       const found: { model: string; layers: Record<StateKind, LayerEntropy[]> }[] = [];
       for (const name of names) {
         const layers = await withModel(device, { ...options, model: name }, context, (lm) =>
@@ -49,6 +50,14 @@ export const limeEntropy = defineCommand({
             const packer = windowsOf(lm, tokens, { context: options.context, shuffle: false });
             await packer.reach(sequences);
             const windows = spreadWindows(packer.windows, sequences).map((w) => packer.at(w).tokens);
+            if (first && (first.tokenizer !== lm.tokenizer.hash || first.context !== packer.context)) {
+              throw usageError(
+                `lime entropy: ${name} has another ${first.tokenizer === lm.tokenizer.hash ? "context" : "tokenizer"} than ${names[0]}, so their windows differ; compare models of one tokenizer, with --context`,
+              );
+            }
+            first ??= { tokenizer: lm.tokenizer.hash, context: packer.context, windows: windows.length };
+            if (windows.length < sequences)
+              context.log(`the text has ${windows.length} windows, not ${sequences}`);
             if (windows.length < 2)
               throw inputError("lime entropy: at least two windows are needed; give more text");
             const progress = context.progress({
@@ -72,7 +81,7 @@ export const limeEntropy = defineCommand({
         layers.values.map((_, l) => [model, String(l), ...KINDS.map((kind) => show(layers[kind][l]))]),
       );
       return {
-        json: { order, sequences, models: found },
+        json: { order, sequences: first?.windows, context: first?.context, models: found },
         text: columnsOf([["model", "layer", ...KINDS], ...rows], { left: 1 }),
       };
     }),

@@ -4,7 +4,7 @@
 import { z } from "zod";
 import { type LayerRoute, routerShares } from "../../lime/index.ts";
 import { defineCommand } from "../command.ts";
-import { columnsOf, deviceFields, modelHelp, withDevice, withModel } from "./shared.ts";
+import { columnsOf, deviceFields, modelHelp, withDevice, withTransformer } from "./shared.ts";
 
 export const limeRoutes = defineCommand({
   name: "lime routes",
@@ -19,8 +19,8 @@ export const limeRoutes = defineCommand({
   examples: ["sluice lime routes --model out/brook-lime"],
   run: (options, context) =>
     withDevice(options, (device) =>
-      withModel(device, options, context, async (lm) => {
-        const routes = await routerShares(lm.model);
+      withTransformer(device, options.model, context, async (model) => {
+        const routes = await routerShares(model);
         return { json: { model: options.model, routes }, text: routeTable(routes) };
       }),
     ),

@@ -215,6 +215,15 @@ const languagesOf = ({ heldOut }: Mix): string[] =>
 function describeArchitecture(spec: ModelSpec): [string, string][] {
   return [
     ["Layout", "Llama: pre-norm RMSNorm, rotary positions, gated MLP with SiLU, no biases"],
+    ...(spec.kvRouting
+      ? [
+          ["Keys and values", `routed over the layers (LIMe), ${JSON.stringify(spec.kvRouting)}`] as [
+            string,
+            string,
+          ],
+        ]
+      : []),
+    ...(spec.residual ? [["Residual", JSON.stringify(spec.residual)] as [string, string]] : []),
     ["Blocks", String(spec.nLayers)],
     ["Width", String(spec.dModel)],
     ["Heads", `${spec.nHeads} for queries, ${spec.nKvHeads} for keys and values, of ${spec.headDim}`],

@@ -18,6 +18,7 @@ import {
   count,
   deviceFields,
   hubOptions,
+  refuseRouterFlags,
   residualFields,
   residualOf,
   routingFields,
@@ -140,7 +141,7 @@ export const lmTrain = defineCommand({
   description:
     "Trains a Llama-style model: AdamW, warm-up, gradient clipping, validation on held-out documents, checkpoints. " +
     "The run folder holds the checkpoint (state.safetensors), metrics.jsonl, run.json and, at the end, the model with " +
-    "its tokenizer, which Python's transformers can load. Ctrl-C writes a checkpoint; the same command continues it, " +
+    "its tokenizer; Python's transformers loads a plain one. Ctrl-C writes a checkpoint; the same command continues it, " +
     "to the same bits as if it had never stopped.",
   schema,
   examples: [
@@ -156,6 +157,7 @@ async function runTraining(
   options: Options,
   context: CommandContext,
 ): Promise<{ json: Record<string, unknown>; text: string }> {
+  refuseRouterFlags(options, context, ["routerLr"]);
   const run = runOptions(options, context);
   if (options.exportOnly) {
     const { step, parameters } = await exportLmRun(device, run);

@@ -2,8 +2,14 @@
  * Options that several commands have, and how they become devices, models and texts.
  */
 import { z } from "zod";
-import type { HubOptions } from "../../hub/index.ts";
-import type { KvRoutingSpec, LoadOptions, ResidualSpec } from "../../models/index.ts";
+import { findModel, type HubOptions } from "../../hub/index.ts";
+import {
+  type KvRoutingSpec,
+  type LoadOptions,
+  loadTransformer,
+  type ResidualSpec,
+  type Transformer,
+} from "../../models/index.ts";
 import {
   type LanguageModel,
   openLanguageModel,
@@ -151,11 +157,24 @@ interface RoutingOptions {
   readonly routingLast?: number;
 }
 
+/** Refuses flags of learned routers where there are none. */
+export function refuseRouterFlags(
+  { kvRouting }: { readonly kvRouting: string },
+  { given }: CommandContext,
+  names: readonly string[],
+): void {
+  const found = names.filter((name) => given.has(name)).map((name) => `--${kebab(name)}`);
+  if (kvRouting === "learned" || found.length === 0) return;
+  throw usageError(`${found.join(", ")}: only with --kv-routing learned; leave it out`);
+}
+
 export function routingOf({
   kvRouting: kind,
   routingFirst,
   routingLast,
 }: RoutingOptions): KvRoutingSpec | undefined {
+  if (routingFirst !== undefined && routingLast !== undefined)
+    throw usageError("--routing-first and --routing-last exclude each other; give one of them");
   if (kind === "none") {
     if (routingFirst === undefined && routingLast === undefined) return undefined;
     throw usageError("--routing-first and --routing-last go with --kv-routing learned or average");
@@ -179,6 +198,22 @@ export async function withModel<T>(
     return await work(lm);
   } finally {
     lm.model.dispose();
+  }
+}
+
+/** The same for a model that needs no tokenizer. */
+export async function withTransformer<T>(
+  device: Device,
+  spec: string,
+  context: CommandContext,
+  work: (model: Transformer) => Promise<T>,
+): Promise<T> {
+  const { folder } = (await findModel(spec, hubOptions(context))) ?? { folder: spec };
+  const model = await loadTransformer(device, folder);
+  try {
+    return await work(model);
+  } finally {
+    model.dispose();
   }
 }
 

@@ -3,10 +3,12 @@
  */
 import { z } from "zod";
 import { type TaskChoice, trainTaskRun } from "../../recipes/task-train.ts";
+import { usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
 import {
   count,
   deviceFields,
+  refuseRouterFlags,
   residualFields,
   residualOf,
   routingFields,
@@ -114,6 +116,10 @@ export const taskTrain = defineCommand({
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {
+      refuseRouterFlags(options, context, ["routerLr", "routerIdentity"]);
+      const idle = ["operands", "count", "max", "numbers"].filter((name) => context.given.has(name));
+      if (options.task === "prosqa" && idle.length > 0)
+        throw usageError(`--${idle.join(", --")}: only for --task arithmetic; leave it out`);
       const lines = progressOf(context);
       const run = await trainTaskRun(device, {
         task: choiceOf(options),
