@@ -2,6 +2,7 @@
  * Looking into models layer by layer, above all into those that route keys and values over their layers.
  */
 export { ENTROPY_ORDER, gramEigenvalues, matrixEntropy, standardize } from "./entropy.ts";
+export { splitFusedKv } from "./released.ts";
 export { type LayerRoute, routerShares } from "./routers.ts";
 export {
   type LayerEntropy,
