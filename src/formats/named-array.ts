@@ -169,11 +169,6 @@ export function fromInt32(data: Int32Array, shape: readonly number[] = [data.len
   return { dtype: "i32", shape, data: bytesOf(data) };
 }
 
-/** Raw bytes, u8 [n]. */
-export function fromBytes(data: Uint8Array): NamedArray {
-  return { dtype: "u8", shape: [data.length], data };
-}
-
 /** [rows, columns] -> [columns, rows], in square tiles that stay in cache. */
 export function transpose2d(data: Float32Array, rows: number, columns: number): Float32Array {
   const out = new Float32Array(data.length);

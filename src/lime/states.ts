@@ -2,7 +2,7 @@
  * States of a model layer by layer: what flows between blocks, the values that each layer makes, and those that it reads.
  */
 import { hookPoints, type Transformer } from "../models/index.ts";
-import { throwIfAborted, usageError } from "../util/index.ts";
+import { mean, std, throwIfAborted, usageError } from "../util/index.ts";
 import { ENTROPY_ORDER, matrixEntropy, standardize } from "./entropy.ts";
 
 /**
@@ -73,9 +73,7 @@ export async function layerEntropies(
       found.push(matrixEntropy(z, width, order));
       await new Promise(setImmediate); // the event loop gets its turn
     }
-    const mean = found.reduce((a, b) => a + b, 0) / found.length;
-    const squares = found.reduce((sum, s) => sum + (s - mean) ** 2, 0);
-    entropies.push({ mean, std: found.length > 1 ? Math.sqrt(squares / (found.length - 1)) : 0 });
+    entropies.push({ mean: mean(found), std: std(found) });
   }
   return entropies;
 }

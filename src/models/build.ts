@@ -48,7 +48,7 @@ function fresh(
 }
 
 /** What a parameter begins as. Drawn by its name: models that share a parameter begin with the same numbers in it. */
-function startOf(slot: ParamSlot, spec: ModelSpec, options: FreshOptions): Float32Array {
+export function startOf(slot: ParamSlot, spec: ModelSpec, options: FreshOptions): Float32Array {
   const { std = 0.02, kvStart = "normal", routerIdentity = true } = options;
   const rng = options.rng.fork(slot.name);
   const data = new Float32Array(sizeOf(slot.shape));

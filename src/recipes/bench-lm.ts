@@ -2,7 +2,7 @@
  * Language models of random weights in the shapes of the peers: a forward pass that captures one layer, a training
  * step, cached decoding. B batch · T context · d width · V vocabulary. Tokens are uniform.
  */
-import { assemble } from "../models/build.ts";
+import { assemble, startOf } from "../models/build.ts";
 import { familyOf, type Json, llamaNames } from "../models/families/index.ts";
 import {
   crossEntropies,
@@ -12,8 +12,7 @@ import {
   parameterCount,
   type Transformer,
 } from "../models/index.ts";
-import { isRouter, paramSlots } from "../models/params.ts";
-import { routerStart } from "../models/routing.ts";
+import { paramSlots } from "../models/params.ts";
 import { paramGroups } from "../models/train.ts";
 import { AdamW, clipFactor, globalNorm } from "../nn/index.ts";
 import { add, cast, type Device, type DType, mul, sizeOf, sum, type Tensor } from "../tensor/index.ts";
@@ -80,16 +79,8 @@ export function randomModel(device: Device, config: Json, dtype: WeightType, rng
   const spec = family.spec(config);
   const slots = paramSlots(spec, family.names);
   const tensors = slots.map((slot) => {
-    const { shape, matrix, start } = slot;
-    const [heads, width] = shape;
-    if (isRouter(slot)) {
-      const router = routerStart({ heads, sources: width / heads, identity: true }, rng.fork(slot.name));
-      return device.tensor(router, shape).keep();
-    }
-    const data = new Float32Array(sizeOf(shape)).fill(start);
-    for (let at = 0; matrix && at < data.length; at += BLOCK) {
-      data.set(block.subarray(0, Math.min(BLOCK, data.length - at)), at);
-    }
+    const { shape, matrix } = slot;
+    const data = matrix ? repeated(block, sizeOf(shape)) : startOf(slot, spec, { rng });
     const full = device.tensor(data, shape).keep();
     if (!matrix || dtype === "f32") return full;
     const held = cast(full, dtype).keep();
@@ -97,6 +88,12 @@ export function randomModel(device: Device, config: Json, dtype: WeightType, rng
     return held;
   });
   return assemble(device, spec, { slots, tensors, config });
+}
+
+function repeated(block: Float32Array, size: number): Float32Array {
+  const data = new Float32Array(size);
+  for (let at = 0; at < size; at += block.length) data.set(block.subarray(0, size - at), at);
+  return data;
 }
 
 /** Weights that meet every token in a product. */

@@ -48,6 +48,8 @@ export interface ModelCard {
   readonly languages: readonly string[];
   readonly parameters: { readonly total: number; readonly blocks: number };
   /** Label and value, in the order of the table. */
+  /** Whether Python's transformers knows the architecture. */
+  readonly inTransformers: boolean;
   readonly architecture: readonly (readonly [string, string])[];
   readonly context: number;
   readonly vocabSize: number;
@@ -96,20 +98,16 @@ export function renderModelCard(card: ModelCard): string {
 
 const TAGS = ["interpretability", "sparse-autoencoders", "sluice"];
 
-/** Whether Python's transformers reads the model: it knows no other attention or residual. */
-const isLlama = ({ architecture }: ModelCard): boolean =>
-  !architecture.some(([what]) => what === "Keys and values" || what === "Residual");
-
 const frontMatter = (card: ModelCard): string =>
   [
     "---",
     `license: ${card.license}`,
     "language:",
     ...card.languages.map((code) => `  - ${code}`),
-    ...(isLlama(card) ? ["library_name: transformers"] : []),
+    ...(card.inTransformers ? ["library_name: transformers"] : []),
     "pipeline_tag: text-generation",
     "tags:",
-    ...(isLlama(card) ? ["llama"] : []).concat(TAGS).map((tag) => `  - ${tag}`),
+    ...(card.inTransformers ? ["llama"] : []).concat(TAGS).map((tag) => `  - ${tag}`),
     "---",
   ].join("\n");
 
@@ -142,7 +140,7 @@ ${pythonSection(card)}
 Texts begin with \`<|bos|>\`, as every window did in training; at most ${card.context} tokens at a time.`;
 
 const pythonSection = (card: ModelCard): string =>
-  isLlama(card)
+  card.inTransformers
     ? `In Python's transformers (the layout is Llama's):
 
 \`\`\`python

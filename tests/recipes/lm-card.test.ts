@@ -16,6 +16,7 @@ const CARD: ModelCard = {
   languages: ["en", "ru"],
   parameters: { total: 1_234_567, blocks: 1_000_000 },
   architecture: [["Blocks", "2"]],
+  inTransformers: true,
   context: 64,
   vocabSize: 512,
   training: {
@@ -113,4 +114,14 @@ test("a domain's loss is heldOutLoss's, the n-gram model is scored on as many to
   file.close();
   lm.model.dispose();
   device.close();
+});
+
+test("only a model that Python's transformers knows is said to be one of its", () => {
+  const [known, other] = [true, false].map((inTransformers) => renderModelCard({ ...CARD, inTransformers }));
+  for (const said of [/^library_name: transformers$/m, /AutoModelForCausalLM/, /^ {2}- llama$/m]) {
+    assert.match(known, said);
+    assert.doesNotMatch(other, said);
+  }
+  assert.match(other, /transformers does not know this architecture/);
+  for (const text of [known, other]) assert.match(text, /^ {2}- interpretability$/m);
 });

@@ -83,6 +83,7 @@ export const lmCard = defineCommand({
           languages: languagesOf(mix),
           parameters: parameterCount(lm.model.spec),
           architecture: describeArchitecture(lm.model.spec),
+          inTransformers: !lm.model.spec.kvRouting && !lm.model.spec.residual,
           context: lm.model.spec.contextLength,
           vocabSize: lm.model.spec.vocabSize,
           training,
