@@ -106,6 +106,14 @@ test("other settings do not continue a run, more tokens do, and --export-only wr
   const written = ok(await sluice(trainArgs(out, ["--export-only", "--dtype", "f32", "--json"]))).json();
   assert.equal(written.step, 40);
   assert.equal(readJson(out, "config.json").torch_dtype, "float32");
+  for (const [flags, told] of [
+    [["--rope-theta", "500"], /positions .*10000.*, not .*500/],
+    [["--kv-routing", "average"], /kvRouting undefined, not .*average/],
+  ] as const) {
+    const strange = await sluice(trainArgs(out, ["--export-only", ...flags]));
+    assert.equal(strange.code, 2);
+    assert.match(strange.stderr, told);
+  }
   const longer = ok(await sluice(trainArgs(out, ["--tokens", "3200", "--json"]))).json();
   assert.equal(longer.steps, 50);
 });

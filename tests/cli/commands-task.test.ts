@@ -25,7 +25,9 @@ const train = (out: string, more: readonly string[] = []): string[] => [
     "--ffn",
     "32",
     "--epochs",
-    "2",
+    "6",
+    "--lr",
+    "1e-2",
     "--batch",
     "8",
     "--threads",
@@ -35,6 +37,9 @@ const train = (out: string, more: readonly string[] = []): string[] => [
   ],
   ...more,
 ];
+
+/** Nats a token of a model that knows nothing: of the numbers up to 9, 8 signs and 3 special tokens each as likely as another. */
+const UNTRAINED = Math.log(10 + 8 + 3);
 
 async function run(out: string, more: readonly string[] = []): Promise<TaskRun> {
   const ran = await sluice([...train(out, more), "--json"]);
@@ -46,12 +51,12 @@ test("task train learns, grades and writes a model; a finished run is found, one
   const made = await run("plain");
   assert.equal(made.grades.count, 20);
   assert.equal(made.grades.correct + made.grades.wrong + made.grades.none, 20);
-  assert.ok(made.loss > 0 && made.loss < 3.2, `${made.loss} nats`);
+  assert.ok(made.loss < 0.8 * UNTRAINED, `${made.loss} nats`);
   for (const name of ["model.safetensors", "config.json", "vocabulary.json", "metrics.jsonl", "run.json"])
     assert.ok(fs.existsSync(path.join(folder("plain"), name)), name);
   const { loss: again } = await run("plain");
   assert.equal(again, made.loss);
-  const other = await sluice(train("plain", ["--lr", "1e-2"]));
+  const other = await sluice(train("plain", ["--lr", "2e-2"]));
   assert.equal(other.code, 2);
   assert.match(other.stderr, /holds a finished run with other settings/);
 });
@@ -83,7 +88,7 @@ test("routed and plain models see the same samples and differ in their routers o
   const dense = await run("dense", ["--residual", "dense"]);
   assert.equal(dense.parameters.total - plain.parameters.total, 2 + 3);
   const hyper = await run("hyper", ["--residual", "hyper", "--streams", "2"]);
-  assert.ok(hyper.loss !== plain.loss && hyper.loss < 3.2);
+  assert.ok(hyper.loss !== plain.loss && hyper.loss < 0.8 * UNTRAINED, `${hyper.loss} nats`);
   const alone = await sluice(train("alone", ["--streams", "2"]));
   assert.match(alone.stderr, /--streams goes with --residual hyper/);
   const bare = await sluice(train("bare", ["--routing-last", "2"]));
