@@ -3,6 +3,7 @@
  */
 import { z } from "zod";
 import { benchLmLoad, LOAD_SHAPES } from "../../recipes/bench-load.ts";
+import { usageError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
 import { benchFields, runBench, size } from "./bench-shared.ts";
 
@@ -30,8 +31,11 @@ export const benchLmLoadCommand = defineCommand({
     ...benchFields(5, 1),
   }),
   examples: ["sluice bench lm-load", "sluice bench lm-load --shape llama-512 --dtype bf16 --json"],
-  run: ({ steps, warmup, threads, shape, ...options }, context) =>
-    runBench({ steps, warmup, threads }, context, async (device, repeats) => [
+  run: ({ steps, warmup, threads, shape, ...options }, context) => {
+    if (options.model !== undefined && context.given.has("shape"))
+      throw usageError("--shape is of the random model that is made without --model; leave one of them out");
+    return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
       await benchLmLoad(device, { ...options, ...repeats, threads, shape: shape as (typeof shapes)[number] }),
-    ]),
+    ]);
+  },
 });
