@@ -3,6 +3,7 @@
 // so they share the packed keys. Keys are packed transposed (scores vectorise over keys), values as rows.
 // Threads own (batch, group, range of rows) forwards and (batch, group) backwards; nothing is shared. Tiles start at
 // multiples of kKeys and masked weights are exact zeros, so the bits depend neither on threads nor on the row ranges.
+// Segments in order, as packed documents have, narrow what a row sees to a range of keys; in any other order they are compared.
 // Scores carry a factor log2(e), so that weights are powers of two.
 // Bound by arithmetic; decoding (few rows) by memory.
 
@@ -29,7 +30,8 @@ static SLUICE_INLINE vf exp2Neg(vf x) {
 struct Problem {
   const float* q;
   const void *k, *v;
-  const int32_t* segments;  // [B, T] or null
+  const int32_t* segments;  // [B, T] or null; ids in no order, which are compared
+  const int32_t* runs;      // [B, T, 2] or null: first key of the query's segment and the one behind its last; S = T
   const int32_t* starts;    // [B] or null: first key that is seen
   int64_t B, T, S, H, G, D;
   int64_t keyRows;  // keys allocated per batch
@@ -40,24 +42,27 @@ struct Problem {
   SLUICE_INLINE int64_t rows() const { return T * reps(); }
   SLUICE_INLINE int64_t query(int64_t r) const { return uint32_t(r) / uint32_t(reps()); }
   SLUICE_INLINE int64_t width() const { return (D + VL - 1) / VL * VL; }
-  // Row r sees the keys [first(b, r), last(r)).
-  SLUICE_INLINE int64_t last(int64_t r) const {
-    const int64_t end = causal ? S - T + query(r) + 1 : S;
+  // Row r sees the keys [first(b, r), last(b, r)); neither falls as r grows.
+  SLUICE_INLINE int64_t last(int64_t b, int64_t r) const {
+    const int64_t end = causal ? S - T + query(r) + 1 : runs ? run(b, query(r))[1] : S;
     return end < 0 ? 0 : end;
   }
   SLUICE_INLINE int64_t first(int64_t b, int64_t r) const {
-    const int64_t start = starts ? starts[b] : 0;
+    const int64_t start = starts ? starts[b] : runs ? run(b, query(r))[0] : 0;
     const int64_t begin = window ? S - T + query(r) - window + 1 : 0;
     return begin > start ? begin : start;
   }
-  // The rows that see any of the keys [j0, j1) are [rowsFrom(j0), rowsTo(j1)), apart from starts.
-  SLUICE_INLINE int64_t rowsFrom(int64_t j0) const {
-    return causal && j0 > S - T ? (j0 - (S - T)) * reps() : 0;
+  // The rows that see any of the keys [j0, j1) are [rowsFrom(b, j0), rowsTo(b, j1)), apart from starts.
+  SLUICE_INLINE int64_t rowsFrom(int64_t b, int64_t j0) const {
+    if (causal) return j0 > S - T ? (j0 - (S - T)) * reps() : 0;
+    return runs ? run(b, j0)[0] * reps() : 0;
   }
-  SLUICE_INLINE int64_t rowsTo(int64_t j1) const {
-    const int64_t queries = j1 - 1 + window - (S - T);
-    return window && queries < T ? (queries < 0 ? 0 : queries) * reps() : rows();
+  SLUICE_INLINE int64_t rowsTo(int64_t b, int64_t j1) const {
+    int64_t queries = runs ? run(b, j1 - 1)[1] : T;
+    if (window && j1 - 1 + window - (S - T) < queries) queries = j1 - 1 + window - (S - T);
+    return queries < 0 ? 0 : queries * reps();
   }
+  SLUICE_INLINE const int32_t* run(int64_t b, int64_t t) const { return runs + 2 * (b * T + t); }
   SLUICE_INLINE int64_t segment(int64_t b, int64_t r) const { return segments[b * T + query(r)]; }
   // Element offset of row r in q and out.
   SLUICE_INLINE int64_t at(int64_t b, int64_t g, int64_t r) const {
@@ -163,7 +168,7 @@ struct Span {
 
 // The columns of tile j0 that any of the rows [r0, r1) sees, widened to vectors; empty: begin >= end.
 static SLUICE_INLINE Span visible(const Problem& p, int64_t b, int64_t r0, int64_t r1, int64_t j0) {
-  int64_t begin = p.first(b, r0) - j0, end = p.last(r1 - 1) - j0;
+  int64_t begin = p.first(b, r0) - j0, end = p.last(b, r1 - 1) - j0;
   begin = begin < 0 ? 0 : begin / VL * VL;
   end = end > kKeys ? kKeys : (end + VL - 1) / VL * VL;
   return {begin, end};
@@ -188,7 +193,7 @@ static bool apart(const Problem& p, int64_t b, int64_t r0, int64_t r1, int64_t j
 
 // Replaces what row r must not see by `fill`, in the columns [span.begin, span.end) of tile j0.
 static void mask(const Problem& p, int64_t b, int64_t r, int64_t j0, Span span, bool bySegment, float fill, float* x) {
-  const int64_t lo = p.first(b, r) - j0, hi = p.last(r) - j0;
+  const int64_t lo = p.first(b, r) - j0, hi = p.last(b, r) - j0;
   for (int64_t c = span.begin; c < lo && c < span.end; c += VL)
     vstore(x + c, vselect(vlanes() + int32_t(c) < int32_t(lo < kKeys ? lo : kKeys), vset(fill), vload(x + c)));
   const int64_t edge = hi > 0 ? hi / VL * VL : 0;
@@ -252,7 +257,7 @@ static void forwardRows(const Problem& p, int64_t b, int64_t g, int64_t r0, int6
   memset(sum, 0, size_t(rows * VL) * sizeof(float));
   memset(o, 0, size_t(rows * w) * sizeof(float));
 
-  const int64_t begin = p.first(b, r0), end = p.last(r1 - 1);
+  const int64_t begin = p.first(b, r0), end = p.last(b, r1 - 1);
   for (int64_t j0 = begin / kKeys * kKeys; j0 < end; j0 += kKeys) {
     const int64_t count = p.S - j0 < kKeys ? p.S - j0 : kKeys;
     packColumns<L>(p, p.k, b, g, j0, count, kt);
@@ -307,15 +312,16 @@ static void forward(Pool& pool, const Problem& p, float* out, float* lse) {
 // ---- gradient ----
 // P = 2^(S - lse); dV = P' dO; dS = P (dO V' - delta), delta = dO . O; dQ = scale dS K; dK = dS' (scale Q).
 
-// Weights and dS of one row of a tile: x holds scores and becomes P, y holds dO V' and becomes dS.
-static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_t j0, Span span, bool bySegment,
-                                  float lse, float delta, float* x, float* y) {
+// Weights and dS of one row of a tile: x holds scores and becomes P, y holds dO V' and becomes dS; zeros in the rest of
+// what any row of the tile sees.
+static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_t j0, Span span, Span all,
+                                  bool bySegment, float lse, float delta, float* x, float* y) {
   const float cap = p.softcap * kLog2e;
   if (cap > 0) softcapScores(x, span, cap);
   mask(p, b, r, j0, span, bySegment, -INFINITY, x);
   // A row that sees nothing has lse = -inf; its scores are all masked.
   const vf shift = vset(lse == -INFINITY ? 0 : lse), dv = vset(delta);
-  for (int64_t c = 0; c < span.begin; c += VL) {
+  for (int64_t c = all.begin; c < span.begin; c += VL) {
     vstore(x + c, vf{});
     vstore(y + c, vf{});
   }
@@ -329,7 +335,7 @@ static SLUICE_INLINE void gradRow(const Problem& p, int64_t b, int64_t r, int64_
     vstore(x + c, e);
     vstore(y + c, ds);
   }
-  for (int64_t c = span.end; c < kKeys; c += VL) {
+  for (int64_t c = span.end; c < all.end; c += VL) {
     vstore(x + c, vf{});
     vstore(y + c, vf{});
   }
@@ -386,8 +392,10 @@ static void gradGroup(const Problem& p, const Grads& t, int64_t b, int64_t g, fl
         float* ds = y + r * kKeys;
         const Span span = visible(p, b, r0 + r, r0 + r + n, j0);
         if (span.begin >= span.end) {
-          memset(s, 0, size_t(n * kKeys) * sizeof(float));
-          memset(ds, 0, size_t(n * kKeys) * sizeof(float));
+          for (int64_t i = 0; i < n; i++) {
+            memset(s + i * kKeys + all.begin, 0, size_t(all.end - all.begin) * sizeof(float));
+            memset(ds + i * kKeys + all.begin, 0, size_t(all.end - all.begin) * sizeof(float));
+          }
           continue;
         }
         const int64_t width = span.end - span.begin, c = span.begin;
@@ -395,14 +403,15 @@ static void gradGroup(const Problem& p, const Grads& t, int64_t b, int64_t g, fl
         panel<false>(n, width, p.D, dO + (r0 + r) * w, w, vt + c, kKeys, ds + c, kKeys, false);
         for (int64_t i = 0; i < n; i++) {
           const int64_t at = r0 + r + i;
-          gradRow(p, b, at, j0, span, !same, lse[at], delta[at], s + i * kKeys, ds + i * kKeys);
+          gradRow(p, b, at, j0, span, all, !same, lse[at], delta[at], s + i * kKeys, ds + i * kKeys);
         }
         const int64_t depth = (span.end < count ? span.end : count) - c;
         panel<false>(n, w, depth, ds + c, kKeys, kr + c * w, w, dq + (r0 + r) * w, w, true);
       }
-      for (int64_t j = 0; j < count; j += MR) {
-        const int64_t n = count - j < MR ? count - j : MR;
-        int64_t from = p.rowsFrom(j0 + j) - r0, to = p.rowsTo(j0 + j + n) - r0;
+      const int64_t seen = all.end < count ? all.end : count;
+      for (int64_t j = all.begin; j < seen; j += MR) {
+        const int64_t n = seen - j < MR ? seen - j : MR;
+        int64_t from = p.rowsFrom(b, j0 + j) - r0, to = p.rowsTo(b, j0 + j + n) - r0;
         from = from < 0 ? 0 : from;
         to = to < tile ? to : tile;
         if (from >= to) continue;
@@ -438,13 +447,41 @@ static Problem problemOf(const Args& args, int i) {
   return p;
 }
 
+// Ids [B, T] that never fall along a row become ranges; others stay what they are. (No std::vector: its code, compiled here for one
+// ISA, would be linked for all.)
+struct Segments {
+  Segments(Problem& p, const int32_t* ids) {
+    if (!ids) return;
+    const int64_t count = p.B * p.T;
+    for (int64_t i = 1; i < count; i++)
+      if (i % p.T != 0 && ids[i] < ids[i - 1]) {
+        p.segments = ids;
+        return;
+      }
+    runs = static_cast<int32_t*>(malloc(size_t(2 * count + 1) * sizeof(int32_t)));
+    for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+      const int64_t row = begin / p.T * p.T;
+      while (end < row + p.T && ids[end] == ids[begin]) end++;
+      for (int64_t i = begin; i < end; i++) {
+        runs[2 * i] = int32_t(begin - row);
+        runs[2 * i + 1] = int32_t(end - row);
+      }
+    }
+    p.runs = runs;
+  }
+  ~Segments() { free(runs); }
+  Segments(const Segments&) = delete;
+  Segments& operator=(const Segments&) = delete;
+  int32_t* runs = nullptr;
+};
+
 // args: q, k, v, segments or 0, out, lse, then the problem
 static void attention(Pool& pool, const Args& args) {
   Problem p = problemOf(args, 6);
   p.q = args.ptr<float>(0);
   p.k = args.ptr<float>(1);
   p.v = args.ptr<float>(2);
-  p.segments = args.ptr<int32_t>(3);
+  const Segments segments(p, args.ptr<int32_t>(3));
   forward<LoadF32>(pool, p, args.ptr<float>(4), args.ptr<float>(5));
 }
 
@@ -454,7 +491,7 @@ static void attentionGrad(Pool& pool, const Args& args) {
   p.q = args.ptr<float>(1);
   p.k = args.ptr<float>(2);
   p.v = args.ptr<float>(3);
-  p.segments = args.ptr<int32_t>(6);
+  const Segments segments(p, args.ptr<int32_t>(6));
   const Grads t = {args.ptr<float>(0), args.ptr<float>(4), args.ptr<float>(5),
                    args.ptr<float>(7), args.ptr<float>(8), args.ptr<float>(9)};
   pool.parallelFor(p.B * p.G, 1, [&](int64_t begin, int64_t end, int worker) {

@@ -478,6 +478,18 @@ describe("native attention", { skip }, () => {
     checkAttention({ ...shape, segments: (b, t) => Math.floor((t + 11 * b) / 50) });
     checkAttention({ ...shape, segments: (_, t) => (t * 7) % 3 });
     checkAttention({ ...shape, segments: (_, t) => (t < 30 ? -1 : 1), causal: false, window: 20 });
+    checkAttention({ ...shape, segments: (b, t) => (b === 0 ? t >> 4 : -t) });
+  });
+
+  test("many segments in order, over several tiles of keys", () => {
+    const shape = { B: 2, T: 300, S: 300, H: 4, G: 2, D: 8 };
+    const documents = (b: number, t: number) => Math.floor(Math.sqrt(3 * t + 40 * b));
+    checkAttention({ ...shape, segments: documents });
+    checkAttention({ ...shape, segments: documents, causal: false });
+    checkAttention({ ...shape, segments: documents, window: 9 });
+    checkAttention({ ...shape, segments: documents, window: 9, causal: false, softcap: 3 });
+    checkAttention({ ...shape, segments: (_, t) => t });
+    checkAttention({ ...shape, segments: () => 7 });
   });
 
   test("soft-capped scores are right", () => {
