@@ -15,7 +15,7 @@ import {
 import { type AnySae, disposeSae, loadSae } from "sluice/sae";
 import { createDevice, type Device } from "sluice/tensor";
 import { writeJson } from "sluice/util";
-import { type Series, writeChart } from "./lib/chart.ts";
+import { type Series, writeChart } from "../src/report/chart.ts";
 import { fillPage, markdownTable, showSpread, spreadOf } from "./lib/page.ts";
 
 const [out = "out/boost"] = process.argv.slice(2);

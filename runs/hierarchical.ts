@@ -3,7 +3,7 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Chart, type Point, type Series, writeChart } from "./lib/chart.ts";
+import { type Chart, type Point, type Series, writeChart } from "../src/report/chart.ts";
 import { fillPage, markdownTable, type Spread, showSpread, spreadOf } from "./lib/page.ts";
 
 const [out = "out/hierarchical"] = process.argv.slice(2);

@@ -3,8 +3,8 @@
  */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeChart } from "../src/report/chart.ts";
 import type { Found } from "./kron-synthetic.ts";
-import { writeChart } from "./lib/chart.ts";
 import { fillPage, markdownTable, type Spread, showSpread, spreadOf } from "./lib/page.ts";
 
 const [out = "out/kron"] = process.argv.slice(2);

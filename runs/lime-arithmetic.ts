@@ -4,8 +4,8 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TaskRun } from "../src/recipes/task-train.ts";
+import { type Series, writeChart } from "../src/report/chart.ts";
 import { readJsonLines, wilsonInterval } from "../src/util/index.ts";
-import { type Series, writeChart } from "./lib/chart.ts";
 import { fillPage, markdownTable, showSpread, spreadOf } from "./lib/page.ts";
 
 const [out = "out/lime-arithmetic"] = process.argv.slice(2);

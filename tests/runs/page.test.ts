@@ -5,8 +5,8 @@ import assert from "node:assert/strict";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
-import { drawChart } from "../../runs/lib/chart.ts";
 import { fillPage, markdownTable, showSpread, spreadOf } from "../../runs/lib/page.ts";
+import { drawChart } from "../../src/report/chart.ts";
 import { temporaryFolder } from "../temporary.ts";
 
 test("blocks stand between their marks, again and again, and none may be missing", () => {

@@ -1,10 +1,9 @@
 /**
  * Line charts as SVG files, drawn without a browser.
  */
-import { mkdirSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
+import { finishSvg, SVG_STYLE, writeSvg } from "./svg.ts";
 
 export interface Point {
   readonly x: number;
@@ -40,8 +39,7 @@ const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 
 /** Writes a chart; lines join the means, bars reach from the least to the largest. */
 export function writeChart(file: string, chart: Chart): void {
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, `${drawChart(chart)}\n`);
+  writeSvg(file, drawChart(chart));
 }
 
 export function drawChart({ title, x, y, series }: Chart): string {
@@ -65,7 +63,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
     marginTop: 44 + LINE * rowsOf(series),
     marginLeft: 66,
     marginBottom: 44,
-    style: { background: "white", color: "#222", fontFamily: "sans-serif", fontSize: "12px" },
+    style: SVG_STYLE,
     x: {
       label: x.label,
       type: x.log ? "log" : "linear",
@@ -98,8 +96,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
       ...legend(series, colour),
     ],
   });
-  svg.setAttribute("xmlns", "http://www.w3.org/2000/svg");
-  return svg.outerHTML.replace(/plot-[0-9a-f]{6}/g, "plot"); // the same file from the same numbers
+  return finishSvg(svg);
 }
 
 /** Height of a line of text. */
