@@ -46,9 +46,9 @@ export function drawHeatMaps(maps: readonly HeatMap[]): string {
     document,
     ariaLabel: maps.map(({ title }) => title).join(" | "),
     width: 130 + maps.length * (20 + SIDE * names("columns").length),
-    height: 110 + SIDE * 0.8 * names("rows").length,
+    height: 116 + SIDE * 0.8 * names("rows").length,
     marginLeft: 70,
-    marginTop: 56,
+    marginTop: 62,
     marginBottom: 44,
     style: SVG_STYLE,
     fx: { domain: maps.map(({ title }) => title), label: null, padding: 0.08 },
@@ -69,9 +69,9 @@ export function drawHeatMaps(maps: readonly HeatMap[]): string {
           ]
         : []),
       Plot.text([`${first.unit}: ${show(low)} (white) to ${show(high)} (dark)`], {
-        frameAnchor: "bottom-left",
+        frameAnchor: "top-left",
         fx: () => first.title,
-        dy: 40,
+        dy: -48,
       }),
     ],
   });
