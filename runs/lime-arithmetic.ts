@@ -129,11 +129,16 @@ function settingsLine(): string {
     runs.map(({ run }) => {
       const { task, sizes: shape, start: _, train, ...rest } = run.settings as unknown as Settings;
       const shared = { ...shape, context: shape.context, kvRouting: undefined };
-      return JSON.stringify([{ ...task, operands: 0 }, shared, { ...train, seed: 0, tokens: 0 }, rest]);
+      return JSON.stringify([
+        { ...task, operands: 0 },
+        shared,
+        { ...train, seed: 0, tokens: 0, routerLr: undefined },
+        rest,
+      ]);
     }),
   );
   if (kinds.size > 1) throw new Error(`${out}: runs of several kinds: ${[...kinds].join(" | ")}`);
-  const [{ run }] = runs;
+  const { run } = runs.find(({ arm }) => arm.startsWith("lime")) ?? runs[0];
   const { task, sizes: shape, epochs, loss, train } = run.settings as unknown as Settings;
   const counts = ["plain", "lime"].flatMap((arm) => {
     const found = runs.find((r) => r.arm.startsWith(arm));

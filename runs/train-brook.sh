@@ -5,6 +5,7 @@
 #   runs/train-brook.sh [RUN [MODEL]]    run folder (default out/NAME), where the model goes (default models/NAME), NAME being
 #                                        that of the settings, brook
 #
+# TWIN=models/brook compares with another model on the same held-out windows, in the card.
 # EXPORT=1 skips the training and takes the run's last checkpoint. Other settings: runs/brook-mix.json, and runs/brook.json or another
 # one, as in CONFIG=runs/brook-lime.json for the twin with routed keys and values: the same tokens in the same order.
 set -euo pipefail
@@ -32,4 +33,4 @@ done
 
 # Held-out loss by domain beside a 5-gram model on the same tokens, samples, data and licences: the model card.
 sluice lm card --model "$model" --data "$run/data" --run "$run" --out "$model/README.md" \
-  --recipe "${CONFIG:+CONFIG=$CONFIG }bash runs/train-brook.sh"
+  --recipe "${CONFIG:+CONFIG=$CONFIG }bash runs/train-brook.sh" ${TWIN:+--twin "$TWIN"}

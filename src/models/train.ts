@@ -227,12 +227,12 @@ const COUNTS = ["batch", "micro", "logEverySteps", "validateEverySteps", "checkp
 
 function checkConfig(config: LmTrainConfig): void {
   const { batch, micro, tokens } = config;
-  if (!(tokens > 0)) throw usageError(`lm train: tokens=${tokens}, expected a positive number`);
+  if (!(tokens > 0)) throw usageError(`training: tokens=${tokens}, expected a positive number`);
   for (const key of COUNTS) {
     if (!(Number.isInteger(config[key]) && config[key] > 0))
-      throw usageError(`lm train: ${key}=${config[key]}, expected a positive whole number`);
+      throw usageError(`training: ${key}=${config[key]}, expected a positive whole number`);
   }
-  if (batch % micro !== 0) throw usageError(`lm train: batch=${batch} must be a multiple of micro=${micro}`);
+  if (batch % micro !== 0) throw usageError(`training: batch=${batch} must be a multiple of micro=${micro}`);
 }
 
 /** One optimiser step: gradients of all micro-batches, summed, clipped, applied. */
@@ -247,28 +247,28 @@ async function trainStep(
   const counted = batches.reduce((n, b) => n + b.targets.reduce((m, t) => m + Number(t >= 0), 0), 0);
   if (counted === 0) {
     throw inputError(
-      `lm train: step ${optimizer.steps + 1} has nothing to predict: ${config.batch} windows of ${packer.context} tokens without a target; its documents are too short for segments, use longer ones or train without`,
+      `training: step ${optimizer.steps + 1} has nothing to predict: ${config.batch} windows of ${packer.context} tokens without a target; its documents are too short for segments, use longer ones or train without`,
     );
   }
   let total: { loss: Tensor; grads: Tensor[] } | undefined;
-  for (const batch of batches) {
-    total = accumulate(model, total, microGradients(model, batch, counted, packer.context));
-    await new Promise(setImmediate); // the event loop gets its turn
-  }
-  if (!total) throw new Error("trainStep: no batches");
-  const { loss, grads } = total;
   try {
+    for (const batch of batches) {
+      total = accumulate(model, total, microGradients(model, batch, counted, packer.context));
+      await new Promise(setImmediate); // the event loop gets its turn
+    }
+    if (!total) throw new Error("trainStep: no batches");
+    const { loss, grads } = total;
     const norm = await globalNorm(grads);
     const value = await loss.item();
     if (!Number.isFinite(value) || !Number.isFinite(norm)) {
       throw numericError(
-        `lm train: loss ${value} and gradient norm ${norm} at step ${optimizer.steps + 1}; the last checkpoint is from before it. Lower the learning rate (now ${lr})`,
+        `training: loss ${value} and gradient norm ${norm} at step ${optimizer.steps + 1}; the last checkpoint is from before it. Lower the learning rate (now ${lr})`,
       );
     }
     optimizer.step(grads, { lr, gradScale: clipFactor(norm, config.clip) });
     return { loss: value, norm };
   } finally {
-    for (const t of [loss, ...grads]) t.dispose();
+    for (const t of total ? [total.loss, ...total.grads] : []) t.dispose();
   }
 }
 
@@ -284,7 +284,7 @@ function microGradients(
     model.parameters(),
   );
   const missing = grads.findIndex((g) => !g);
-  if (missing >= 0) throw new Error(`lm train: ${model.slots[missing].name} has no gradient`);
+  if (missing >= 0) throw new Error(`training: ${model.slots[missing].name} has no gradient`);
   return { loss: value, grads: grads as Tensor[] };
 }
 

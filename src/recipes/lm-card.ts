@@ -2,7 +2,7 @@
  * The model card of a language model trained on a mixture of corpora: Markdown with Hugging Face's front matter, from plain
  * data. Every number in it is measured or counted by whoever calls; nothing is read here.
  */
-import { formatCount, formatDuration } from "../util/index.ts";
+import { formatCount, formatDuration, mean } from "../util/index.ts";
 
 /** One corpus of the training mixture. */
 export interface CardCorpus {
@@ -31,6 +31,8 @@ export interface CardLoss {
   readonly bitsPerByte: number;
   /** Mean cross-entropy of the n-gram model, nats a token. */
   readonly ngram: number;
+  /** Of the model that it is compared with, if there is one; the error is that of the difference, window by window. */
+  readonly twin?: { readonly loss: number; readonly standardError: number };
 }
 
 /** A continuation, sampled with a seed. */
@@ -47,15 +49,17 @@ export interface ModelCard {
   /** ISO 639-1 codes of the languages in the mixture. */
   readonly languages: readonly string[];
   readonly parameters: { readonly total: number; readonly blocks: number };
-  /** Label and value, in the order of the table. */
   /** Whether Python's transformers knows the architecture. */
   readonly inTransformers: boolean;
+  /** Label and value, in the order of the table. */
   readonly architecture: readonly (readonly [string, string])[];
   readonly context: number;
   readonly vocabSize: number;
   readonly training: CardTraining;
   readonly mixture: { readonly tokens: number; readonly corpora: readonly CardCorpus[] };
   readonly losses: readonly CardLoss[];
+  /** The model whose losses stand beside these. */
+  readonly twin?: CardTwin;
   /** Windows a domain. */
   readonly windows: number;
   readonly ngram: { readonly order: number; readonly tokens: number; readonly ngrams: number };
@@ -63,6 +67,12 @@ export interface ModelCard {
   readonly samples: readonly CardSample[];
   /** The command line that made this card. */
   readonly command: string;
+}
+
+export interface CardTwin {
+  readonly name: string;
+  /** Settings that differ: label, this model's, the twin's. */
+  readonly differences: readonly (readonly [string, string, string])[];
 }
 
 export interface CardTraining {
@@ -90,6 +100,7 @@ export function renderModelCard(card: ModelCard): string {
     dataSection(card),
     trainingSection(card),
     resultsSection(card),
+    ...(card.twin ? [twinSection(card, card.twin)] : []),
     sampleSection(card),
     limitSection(card),
   ];
@@ -242,6 +253,39 @@ ${table(head, losses.map(row), 1)}
 ${command}
 \`\`\``;
 }
+
+function twinSection({ name, losses, windows, context }: ModelCard, twin: CardTwin): string {
+  const rows = losses.flatMap(({ domain, tokens, loss, twin: other }) =>
+    other
+      ? [
+          [
+            domain,
+            groups(tokens),
+            loss.toFixed(3),
+            other.loss.toFixed(3),
+            `${signed(loss - other.loss)} ± ${other.standardError.toFixed(4)}`,
+            `${signed(100 * Math.expm1(loss - other.loss), 1)} %`,
+          ],
+        ]
+      : [],
+  );
+  const differences = losses.flatMap(({ loss, twin: other }) => (other ? [loss - other.loss] : []));
+  const average = mean(differences);
+  return `## Beside ${twin.name}
+
+What differs between the two:
+
+${table(["", name, twin.name], twin.differences)}
+
+Cross-entropy, nats a token, on the same ${windows} windows of ${context} tokens a domain; the difference ± its standard error over windows
+(one training run each, so the spread between seeds is not in it). Below zero: ${name} is better.
+
+${table(["Domain", "Tokens", name, twin.name, "Difference", "Perplexity"], rows, 1)}
+
+Mean over the domains: ${signed(average)} nats, ${signed(100 * Math.expm1(average), 1)} % perplexity.`;
+}
+
+const signed = (x: number, digits = 4): string => `${x > 0 ? "+" : ""}${x.toFixed(digits)}`;
 
 function sampleSection({ samples, sampling }: ModelCard): string {
   const { temperature, topP, seed } = sampling;

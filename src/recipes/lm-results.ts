@@ -32,7 +32,7 @@ export function ngramOf(
   return { ngram, tokens: windows * packer.context };
 }
 
-/** Both models on `windows` windows spread over a held-out file. */
+/** Both models, and a twin of the same tokenizer, on `windows` windows spread over a held-out file. */
 export async function compareOn(
   lm: Pick<LanguageModel, "model" | "tokenizer">,
   ngram: NgramModel,
@@ -40,8 +40,9 @@ export async function compareOn(
     domain,
     file,
     windows,
+    twin,
     signal,
-  }: { domain: string; file: TokenFile; windows: number; signal?: AbortSignal },
+  }: { domain: string; file: TokenFile; windows: number; twin?: LanguageModel; signal?: AbortSignal },
 ): Promise<CardLoss> {
   const { model, tokenizer } = lm;
   const packer = windowsOf(lm, file, { shuffle: false });
@@ -66,14 +67,44 @@ export async function compareOn(
       loss += sum;
     }
   }
+  const other = twin && (await windowLosses(twin, packer, { windows, signal }));
   return {
     domain,
     tokens,
     loss: loss / tokens,
-    standardError: std(own) / Math.sqrt(own.length),
+    standardError: standardErrorOf(own),
     bitsPerByte: loss / Math.LN2 / bytes,
     ngram: baseline / tokens,
+    ...(other && {
+      twin: { loss: other.loss, standardError: standardErrorOf(own.map((x, i) => x - other.byWindow[i])) },
+    }),
   };
+}
+
+const standardErrorOf = (xs: readonly number[]): number => std(xs) / Math.sqrt(xs.length);
+
+/** Mean cross-entropy of the targets in each window, and over all of them. */
+async function windowLosses(
+  { model }: Pick<LanguageModel, "model">,
+  packer: ReturnType<typeof windowsOf>,
+  options: { windows: number; signal?: AbortSignal },
+): Promise<{ byWindow: number[]; loss: number }> {
+  const byWindow: number[] = [];
+  let [tokens, loss] = [0, 0];
+  for await (const { targets, losses } of heldOutBatches(model, packer, options)) {
+    for (let start = 0; start < targets.length; start += packer.context) {
+      let [count, sum] = [0, 0];
+      for (let t = start; t < start + packer.context; t++) {
+        if (targets[t] < 0) continue;
+        count++;
+        sum += losses[t];
+      }
+      byWindow.push(sum / count);
+      tokens += count;
+      loss += sum;
+    }
+  }
+  return { byWindow, loss: loss / tokens };
 }
 
 export interface SampleOptions {

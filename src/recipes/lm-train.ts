@@ -158,7 +158,7 @@ export function llamaOf(
   vocabulary: Pick<ModelSpec, "vocabSize" | "bosToken" | "eosTokens">,
 ): ModelSpec {
   const { d, layers, heads, kvHeads, ffn, context, tied, ropeTheta, kvRouting, residual } = sizes;
-  if (d % heads !== 0) throw usageError(`lm train: width d=${d} is no multiple of heads=${heads}`);
+  if (d % heads !== 0) throw usageError(`model: width d=${d} is no multiple of heads=${heads}`);
   const headDim = d / heads;
   return checkSpec({
     ...vocabulary,

@@ -98,7 +98,7 @@ function openTask({ task, samples, dataSeed: seed }: TaskRunOptions): Task {
 
 /** Trains, or continues, examines and writes; a folder whose run is done is returned as it stands. */
 export async function trainTaskRun(device: Device, options: TaskRunOptions): Promise<TaskRun> {
-  const { out, sizes, epochs, loss, task, samples, dataSeed, start, signal } = options;
+  const { out, sizes, epochs, loss, task, dataSeed, start, signal } = options;
   const { vocabulary, splits, grade } = openTask(options);
   const encode = (sample: TaskSample): PackedSample => {
     const { ids, promptLength } = vocabulary.encodeSample(sample);
@@ -113,7 +113,7 @@ export async function trainTaskRun(device: Device, options: TaskRunOptions): Pro
   const config = configOf(options, packer);
   const settings = {
     task,
-    samples,
+    samples: { train: splits.train.length, test: splits.test.length },
     dataSeed,
     sizes: { ...sizes, context },
     start,

@@ -71,6 +71,26 @@ test("a card begins with front matter and has a row for each text and each domai
   assert.ok(!lines.some((line) => /undefined|NaN|\[object/.test(line)));
 });
 
+test("a twin's losses stand beside the model's, with the difference and what it is due to", () => {
+  const [loss] = CARD.losses;
+  const twin = { name: "puddle", differences: [["Width", "64", "32"]] } as const;
+  const text = renderModelCard({
+    ...CARD,
+    twin,
+    losses: [
+      { ...loss, loss: 2, twin: { loss: 2.1, standardError: 0.01 } },
+      { ...loss, domain: "general", loss: 3, twin: { loss: 2.8, standardError: 0.02 } },
+    ],
+  });
+  const lines = text.split("\n");
+  assert.ok(lines.includes("## Beside puddle"));
+  assert.ok(lines.includes("| Width | 64 | 32 |"));
+  assert.ok(lines.includes("| legal | 4,096 | 2.000 | 2.100 | -0.1000 ± 0.0100 | -9.5 % |"));
+  assert.ok(lines.includes("| general | 4,096 | 3.000 | 2.800 | +0.2000 ± 0.0200 | +22.1 % |"));
+  assert.match(text, /Mean over the domains: \+0\.0500 nats, \+5\.1 % perplexity\./);
+  assert.ok(!renderModelCard(CARD).includes("## Beside"));
+});
+
 test("a card names the texts under copyleft licences, and no others", () => {
   const sentence = /one choice of several: ([^.]*)\./.exec(renderModelCard(CARD));
   assert.equal(sentence?.[1], "songs");
@@ -104,6 +124,9 @@ test("a domain's loss is heldOutLoss's, the n-gram model is scored on as many to
   assert.ok(Math.abs(found.loss - wanted.loss) < 1e-9, `${found.loss}, ${wanted.loss}`);
   assert.ok(found.ngram > 0 && found.ngram < Math.log(lm.model.spec.vocabSize));
   assert.ok(found.bitsPerByte > 0 && found.bitsPerByte < found.loss / Math.LN2);
+  assert.equal(found.twin, undefined);
+  const same = await compareOn(lm, ngram, { domain: "river", file, windows: 5, twin: lm });
+  assert.deepEqual(same.twin, { loss: found.loss, standardError: 0 });
 
   const options = { promptTokens: 4, newTokens: 6, seed: 1, temperature: 0.8, topP: 0.95 };
   const [first] = await sampleDomains(lm, [{ domain: "river", file }], options);

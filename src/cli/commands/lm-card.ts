@@ -2,7 +2,7 @@
  * `sluice lm card`: measures a trained model beside an n-gram model and writes its model card.
  */
 import { existsSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { openSafetensors } from "../../formats/index.ts";
 import {
@@ -14,6 +14,7 @@ import {
 import type { LanguageModel } from "../../recipes/index.ts";
 import { type CardCorpus, type CardLoss, type ModelCard, renderModelCard } from "../../recipes/lm-card.ts";
 import { compareOn, ngramOf, sampleDomains } from "../../recipes/lm-results.ts";
+import type { Device } from "../../tensor/index.ts";
 import { corpusByName, TokenFile } from "../../text/index.ts";
 import {
   formatCount,
@@ -21,6 +22,7 @@ import {
   mean,
   readJson,
   readJsonLines,
+  usageError,
   writeAtomic,
   writeJson,
 } from "../../util/index.ts";
@@ -44,6 +46,10 @@ const schema = z.object({
     .string()
     .default("bash runs/train-brook.sh")
     .describe("command that makes the model, for the card"),
+  twin: z
+    .string()
+    .optional()
+    .describe("a second model of the same tokenizer, scored on the same windows and compared in the card"),
   machine: z.string().optional().describe("what it was trained on, for the card"),
   ...deviceFields,
 });
@@ -70,13 +76,14 @@ export const lmCard = defineCommand({
   examples: [
     "sluice lm card --model models/brook --data out/mix --run out/run --out models/brook/README.md",
     "sluice lm card --model models/brook --data out/mix --run out/run --out card.md --windows 8 --tokens-seen 300000",
+    "sluice lm card --model models/brook-lime --twin models/brook --data out/mix --run out/run --out card.md",
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
       withModel(device, options, context, async (lm) => {
         const mix = readMix(join(options.data, "mix.json"));
         const training = readTraining(options);
-        const found = await measure(lm, mix, options, training.tokens, context);
+        const found = await measure(device, lm, mix, options, training.tokens, context);
         const card: ModelCard = {
           name: lm.name,
           license: "mit",
@@ -92,8 +99,15 @@ export const lmCard = defineCommand({
           windows: options.windows,
           command: commandLine(lm.name, options, training.tokens),
         };
-        const { losses, ngram } = card;
-        const json = { model: lm.name, hash: lm.hash, tokensSeen: training.tokens, ngram, heldOut: losses };
+        const { losses, ngram, twin } = card;
+        const json = {
+          model: lm.name,
+          hash: lm.hash,
+          tokensSeen: training.tokens,
+          ngram,
+          ...(twin && { twin: twin.name }),
+          heldOut: losses,
+        };
         await writeAtomic(options.out, renderModelCard(card));
         await writeJson(join(dirname(options.out), "results.json"), json);
         return { json, text: `${resultTable(losses)}\n\n${options.out}` };
@@ -101,13 +115,50 @@ export const lmCard = defineCommand({
     ),
 });
 
+/** Opens the twin where one is named; it must cut text into the same tokens and read windows as long. */
+async function withTwin<T>(
+  device: Device,
+  lm: LanguageModel,
+  options: Options,
+  context: CommandContext,
+  use: (twin?: LanguageModel) => Promise<T>,
+): Promise<T> {
+  const { twin: model } = options;
+  if (model === undefined) return use();
+  return withModel(device, { ...options, model }, context, (twin) => {
+    if (twin.tokenizer.hash !== lm.tokenizer.hash)
+      throw usageError(`--twin ${model}: has another tokenizer than ${lm.name}; their losses do not compare`);
+    const [own, other] = [lm, twin].map((m) => m.model.spec.contextLength);
+    if (other < own) throw usageError(`--twin ${model}: reads ${other} tokens at a time, ${lm.name} ${own}`);
+    return use(twin);
+  });
+}
+
+/** What a reader would want to know of two models; what is equal is left out. */
+function differences(spec: ModelSpec, twin: ModelSpec): [string, string, string][] {
+  const [own, other] = [spec, twin].map((s) =>
+    Object.fromEntries<string>([
+      ["Keys and values", "each layer's own"],
+      ["Residual", "sum"],
+      ...describeArchitecture(s),
+      ["Parameters", String(parameterCount(s).total)],
+    ]),
+  );
+  return Object.keys(own).flatMap((key): [string, string, string][] =>
+    own[key] === other[key] ? [] : [[key, own[key], other[key]]],
+  );
+}
+
 async function measure(
+  device: Device,
   lm: LanguageModel,
   mix: Mix,
-  { data, ngramOrder: order, windows, seed }: Options,
+  options: Options,
   tokens: number,
-  { signal, progress }: CommandContext,
-): Promise<Pick<ModelCard, "losses" | "ngram" | "samples" | "sampling">> {
+  context: CommandContext,
+): Promise<Pick<ModelCard, "losses" | "ngram" | "samples" | "sampling" | "twin">> {
+  const { data, ngramOrder: order, windows, seed } = options;
+  const { signal, progress } = context;
   const opened: TokenFile[] = [];
   const open = (path: string): TokenFile => {
     const file = TokenFile.open(join(data, path), { tokenizer: lm.tokenizer.hash });
@@ -127,14 +178,18 @@ async function measure(
     counting.finish();
     const scoring = progress({ label: "held-out text", unit: "domains", total: files.length });
     const losses: CardLoss[] = [];
-    for (const held of files) {
-      losses.push(await compareOn(lm, ngram, { ...held, windows, signal }));
-      scoring.update(losses.length);
-    }
+    const twin = await withTwin(device, lm, options, context, async (other) => {
+      for (const held of files) {
+        losses.push(await compareOn(lm, ngram, { ...held, windows, twin: other, signal }));
+        scoring.update(losses.length);
+      }
+      return other && { name: other.name, differences: differences(lm.model.spec, other.model.spec) };
+    });
     scoring.finish();
     const { temperature, topP } = SAMPLING;
     return {
       losses,
+      ...(twin && { twin }),
       samples,
       sampling: { temperature, topP, seed },
       ngram: { order, tokens: trained, ngrams: ngram.sizes[order - 1] },
@@ -238,9 +293,10 @@ function describeArchitecture(spec: ModelSpec): [string, string][] {
 }
 
 /** The command that makes the same numbers, with paths as in the repository. */
-function commandLine(name: string, { ngramOrder, windows, seed }: Options, tokens: number): string {
+function commandLine(name: string, { ngramOrder, windows, seed, twin }: Options, tokens: number): string {
+  const beside = twin === undefined ? "" : ` --twin models/${basename(twin)}`;
   return (
-    `sluice lm card --model models/${name} --data MIX --run RUN --out models/${name}/README.md \\\n` +
+    `sluice lm card --model models/${name}${beside} --data MIX --run RUN --out models/${name}/README.md \\\n` +
     `  --tokens-seen ${tokens} --ngram-order ${ngramOrder} --windows ${windows} --seed ${seed}`
   );
 }

@@ -121,6 +121,8 @@ export const taskTrain = defineCommand({
       if (options.task === "prosqa" && idle.length > 0)
         throw usageError(`--${idle.join(", --")}: only for --task arithmetic; leave it out`);
       const lines = progressOf(context);
+      const kvRouting = routingOf(options);
+      const routed = kvRouting !== undefined && kvRouting.kind !== "average";
       const run = await trainTaskRun(device, {
         task: choiceOf(options),
         samples: { train: options.trainSamples, test: options.testSamples },
@@ -134,7 +136,7 @@ export const taskTrain = defineCommand({
           context: options.context,
           tied: true,
           ropeTheta: 10_000,
-          kvRouting: routingOf(options),
+          kvRouting,
           residual: residualOf(options),
         },
         start: { kvStart: options.kvStart, routerIdentity: options.routerIdentity },
@@ -143,7 +145,7 @@ export const taskTrain = defineCommand({
           batch: options.batch,
           lr: options.lr,
           weightDecay: options.weightDecay,
-          routerLr: options.routerLr,
+          ...(routed && { routerLr: options.routerLr }),
           seed: options.seed,
         },
         loss: options.loss,
