@@ -3,10 +3,18 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 
-/** Puts each block's lines between `<!-- begin NAME -->` and `<!-- end NAME -->`; every block and every pair of marks must meet. */
-export function fillPage(file: string, blocks: Readonly<Record<string, string>>): void {
+/**
+ * Puts each block's lines between `<!-- begin NAME -->` and `<!-- end NAME -->`; every block and every pair of marks must meet.
+ * With a group, of the marks whose names begin with `GROUP-`: a page that several programs fill.
+ */
+export function fillPage(
+  file: string,
+  blocks: Readonly<Record<string, string>>,
+  { group }: { readonly group?: string } = {},
+): void {
   let text = readFileSync(file, "utf8");
-  const found = [...text.matchAll(/<!-- begin (\S+) -->/g)].map(([, name]) => name);
+  const marks = [...text.matchAll(/<!-- begin (\S+) -->/g)].map(([, name]) => name);
+  const found = marks.filter((name) => group === undefined || name.startsWith(`${group}-`));
   const strays = [
     ...found.filter((name) => !(name in blocks)),
     ...Object.keys(blocks).filter((n) => !found.includes(n)),

@@ -21,6 +21,22 @@ test("blocks stand between their marks, again and again, and none may be missing
   assert.throws(() => fillPage(file, {}), /no pair of marks and block for a/);
 });
 
+test("a program that fills one group of marks leaves the others alone", () => {
+  using temp = temporaryFolder();
+  const file = join(temp.path, "page.md");
+  writeFileSync(
+    file,
+    "<!-- begin a-x -->\nold\n<!-- end a-x -->\n<!-- begin b-x -->\nold\n<!-- end b-x -->\n",
+  );
+  fillPage(file, { "a-x": "new" }, { group: "a" });
+  assert.equal(
+    readFileSync(file, "utf8"),
+    "<!-- begin a-x -->\nnew\n<!-- end a-x -->\n<!-- begin b-x -->\nold\n<!-- end b-x -->\n",
+  );
+  assert.throws(() => fillPage(file, {}, { group: "a" }), /no pair of marks and block for a-x/);
+  assert.throws(() => fillPage(file, { "a-x": "", "b-x": "" }, { group: "a" }), /for b-x/);
+});
+
 test("a spread names its extremes where they differ in what is shown", () => {
   assert.equal(showSpread(spreadOf([0.5, 0.75, 1]), 2), "0.75 (0.50 to 1.00)");
   assert.equal(showSpread(spreadOf([0.50001, 0.50002]), 3), "0.500");
