@@ -258,7 +258,7 @@ const lmLoad = (shape, title) => ({
       theirs: (r) => r[key],
     })),
   ),
-  /** Figures of our own with a bound. */
+  /** Figures of our own, some with a bound. */
   wanted: [
     { title: "loading", of: (r) => r.step_ms / 1000, most: 1, unit: "s" },
     {
@@ -315,7 +315,11 @@ const limeTrain = (kvHeads, most) => ({
       theirs: (r) => 1 / (1 + r.prealloc_overhead),
     },
   ],
-  wanted: [{ title: "what routing adds", of: (r) => r.routing_overhead_percent, most, unit: "%" }],
+  wanted: [
+    { title: "what routing adds", of: (r) => r.routing_overhead_percent, most, unit: "%" },
+    { title: "tensors that a plain step adds at its peak", of: (r) => r.step_adds_mb, unit: "MB" },
+    { title: "tensors that a routed step adds at its peak", of: (r) => r.routed_adds_mb, unit: "MB" },
+  ],
 });
 
 const generate = (name, what, { batch, sample = false, weights, inQuick }) => ({

@@ -101,7 +101,7 @@ function saeNotes({ multiple }, rounds) {
   return notes;
 }
 
-/** Figures of our own programs beside what they may be at most. */
+/** Figures of our own programs, beside what they may be at most where there is a bound. */
 function wantedNotes({ wanted = [] }, rounds) {
   const own = [...new Set(rounds.flatMap((r) => Object.keys(r)))].filter((label) =>
     label.startsWith("sluice"),
@@ -109,9 +109,11 @@ function wantedNotes({ wanted = [] }, rounds) {
   return wanted.map(({ title, of, most, unit }) => {
     const found = own.map((label) => {
       const values = rounds.filter((r) => r[label]).map((r) => of(r[label]));
-      return `${label} ${spread(values)}${unit && ` ${unit}`} ${median(values) <= most ? "✓" : "✗"}`;
+      const mark = most === undefined ? "" : median(values) <= most ? " ✓" : " ✗";
+      return `${label} ${spread(values)}${unit && ` ${unit}`}${mark}`;
     });
-    return `${title[0].toUpperCase()}${title.slice(1)} (at most ${most}${unit && ` ${unit}`} wanted): ${found.join("; ")}.`;
+    const bound = most === undefined ? "" : ` (at most ${most}${unit && ` ${unit}`} wanted)`;
+    return `${title[0].toUpperCase()}${title.slice(1)}${bound}: ${found.join("; ")}.`;
   });
 }
 

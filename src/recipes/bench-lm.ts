@@ -194,16 +194,27 @@ export async function benchLmTrain(
   const gemm = lmYardstick(device, sizes, rng);
   const tokens = sizes.batch * sizes.ctx;
   let loss = Number.NaN;
+  const adds = { step: 0, routed: 0 }; // bytes of tensors that a step has at once beyond what is live before it
+  const within = async <T>(name: keyof typeof adds, run: () => Promise<T>): Promise<T> => {
+    device.resetPeak();
+    const { bytes } = device.memory();
+    const made = await run();
+    adds[name] = Math.max(adds[name], device.memory().peakBytes - bytes);
+    return made;
+  };
   try {
     const clock = await repeatTimed(repeats, async (c) => {
       const ids = randomTokens(rng, sizes, sizes.ctx + 1);
       gemm.run(c);
       const steps = [
         async () => {
-          loss = await c.timeAsync("step", () => lmStep(plain, ids, { sizes, micro, clock: c }));
+          loss = await within("step", () =>
+            c.timeAsync("step", () => lmStep(plain, ids, { sizes, micro, clock: c })),
+          );
         },
         async () => {
-          if (twin) await c.timeAsync("routed", () => lmStep(twin, ids, { sizes, micro }));
+          if (twin)
+            await within("routed", () => c.timeAsync("routed", () => lmStep(twin, ids, { sizes, micro })));
         },
       ];
       for (const step of c.of("step").length % 2 ? steps.reverse() : steps) await step();
@@ -217,7 +228,9 @@ export async function benchLmTrain(
       more: {
         parameters: parameterCount(plain.model.spec).total,
         loss,
+        step_adds_mb: adds.step / 1e6,
         ...(twin && {
+          routed_adds_mb: adds.routed / 1e6,
           router_parameters: parameterCount(twin.model.spec).total - parameterCount(plain.model.spec).total,
           routing_overhead_percent: 100 * spreadOf(over).median,
           routing_overhead_percent_min: 100 * spreadOf(over).min,

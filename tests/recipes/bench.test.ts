@@ -168,6 +168,8 @@ test("lm-train measures a routed twin beside the plain model", async () => {
   const { more, phases } = await measured((device) => benchLmTrain(device, TINY, options));
   assert.equal(more.router_parameters, 2 * 2 * 2);
   assert.ok(Number.isFinite(more.routing_overhead_percent) && phases.routed > 0);
+  const [plain, routed] = [Number(more.step_adds_mb), Number(more.routed_adds_mb)];
+  assert.ok(plain > 0 && routed > plain, JSON.stringify(more));
 });
 
 test("lm-train refuses passes that do not fill the batch", async () => {
