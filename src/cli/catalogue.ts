@@ -141,6 +141,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/lime-entropy.ts")).limeEntropy,
   },
   {
+    name: "lime separability",
+    summary: "how well a linear probe tells words apart by each layer's states, model beside model",
+    load: async () => (await import("./commands/lime-separability.ts")).limeSeparability,
+  },
+  {
     name: "lime routes",
     summary: "which layers' keys and values each layer reads",
     load: async () => (await import("./commands/lime-routes.ts")).limeRoutes,

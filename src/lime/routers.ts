@@ -7,6 +7,34 @@ import { isRouter } from "../models/params.ts";
 import { routedLayers } from "../models/routing.ts";
 import { usageError } from "../util/index.ts";
 
+/** G key-value heads · S layers that are read. */
+export interface LayerRouter {
+  /** The layer that reads. */
+  readonly layer: number;
+  readonly heads: number;
+  /** The layers that it reads, oldest first; its own is the last. */
+  readonly sources: readonly number[];
+  /** [G, S·G]: by head that reads, and by layer and head that is read. */
+  readonly weights: Float32Array;
+}
+
+/** Learned routers as they are; the first layer has none. `name` is what a message calls the model. */
+export async function layerRouters(model: Transformer, name = "the model"): Promise<LayerRouter[]> {
+  const { spec, slots } = model;
+  const routers = slots.filter(isRouter);
+  if (routers.length === 0)
+    throw usageError(
+      `routers: ${name} has no learned routers; give one that mixes keys and values over its layers`,
+    );
+  const found: LayerRouter[] = [];
+  for (const { role, tensor } of routers) {
+    const { layer } = role as { layer: number };
+    const weights = await tensor.floats();
+    found.push({ layer, heads: spec.nKvHeads, sources: routedLayers(spec, layer), weights });
+  }
+  return found;
+}
+
 export interface LayerRoute {
   /** The layer that reads. */
   readonly layer: number;
@@ -14,26 +42,16 @@ export interface LayerRoute {
   readonly shares: readonly number[];
 }
 
-/** The read-out of learned routers; the first layer has none. */
-export async function routerShares(model: Transformer): Promise<LayerRoute[]> {
-  const { spec, slots } = model;
-  const routers = slots.filter(isRouter);
-  if (routers.length === 0)
-    throw usageError(
-      "routers: the model has no learned routers; give one that mixes keys and values over its layers",
-    );
-  const routes: LayerRoute[] = [];
-  for (const { role, tensor } of routers) {
-    const { layer } = role as { layer: number };
-    const sources = routedLayers(spec, layer);
-    const weights = await tensor.floats();
-    const sums = new Float64Array(layer + 1);
-    const width = sources.length * spec.nKvHeads;
-    weights.forEach((w, i) => {
-      sums[sources[Math.floor((i % width) / spec.nKvHeads)]] += Math.abs(w);
-    });
-    const total = sums.reduce((a, b) => a + b, 0);
-    routes.push({ layer, shares: Array.from(sums, (sum) => (total > 0 ? sum / total : 0)) });
-  }
-  return routes;
+export function sharesOf({ layer, heads, sources, weights }: LayerRouter): LayerRoute {
+  const sums = new Float64Array(layer + 1);
+  const width = sources.length * heads;
+  weights.forEach((w, i) => {
+    sums[sources[Math.floor((i % width) / heads)]] += Math.abs(w);
+  });
+  const total = sums.reduce((a, b) => a + b, 0);
+  return { layer, shares: Array.from(sums, (sum) => (total > 0 ? sum / total : 0)) };
 }
+
+/** The read-out of learned routers; the first layer has none. */
+export const routerShares = async (model: Transformer): Promise<LayerRoute[]> =>
+  (await layerRouters(model)).map(sharesOf);

@@ -5,11 +5,14 @@ import { hookPoints, type Transformer } from "../models/index.ts";
 import { mean, std, throwIfAborted, usageError } from "../util/index.ts";
 import { ENTROPY_ORDER, matrixEntropy, standardize } from "./entropy.ts";
 
+/** Every kind, in the order in which they are shown. */
+export const STATE_KINDS = ["values", "read", "hidden"] as const;
+
 /**
  * `hidden`: the stream after a block; `values`: what the layer's own matrix makes, heads side by side; `read`: the values that
  * its attention reads, routed where the model routes them. LIMe's text means the second, its code records the third.
  */
-export type StateKind = "hidden" | "values" | "read";
+export type StateKind = (typeof STATE_KINDS)[number];
 
 /** Hook point of each layer's states. */
 export function statePoint({ spec }: Transformer, kind: StateKind, layer: number): string {

@@ -3,12 +3,12 @@
  */
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
-import { finishSvg, SVG_STYLE, writeSvg } from "./svg.ts";
+import { attribute, finishSvg, SVG_STYLE, writeSvg } from "./svg.ts";
 
 export interface Point {
   readonly x: number;
   readonly mean: number;
-  /** Least and largest over the seeds. */
+  /** Ends of a bar: least and largest over the seeds, or a deviation to either side. */
   readonly min?: number;
   readonly max?: number;
 }
@@ -37,7 +37,7 @@ export interface Chart {
 // Okabe and Ito's palette, which the colour-blind can tell apart.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
 
-/** Writes a chart; lines join the means, bars reach from the least to the largest. */
+/** Writes a chart; lines join the means, bars reach from `min` to `max`. */
 export function writeChart(file: string, chart: Chart): void {
   writeSvg(file, drawChart(chart));
 }
@@ -57,7 +57,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
     );
   const svg = Plot.plot({
     document,
-    ariaLabel: title,
+    ariaLabel: attribute(title),
     width: 720,
     height: 420,
     marginTop: 44 + LINE * rowsOf(series),

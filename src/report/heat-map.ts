@@ -4,7 +4,7 @@
 import * as Plot from "@observablehq/plot";
 import { parseHTML } from "linkedom";
 import { usageError } from "../util/index.ts";
-import { finishSvg, SVG_STYLE } from "./svg.ts";
+import { attribute, finishSvg, SVG_STYLE } from "./svg.ts";
 
 export interface HeatMap {
   readonly title: string;
@@ -37,6 +37,8 @@ export function drawHeatMaps(maps: readonly HeatMap[]): string {
       }),
     ),
   );
+  if (cells.length === 0)
+    throw usageError(`heat map: ${maps.map(({ title }) => title).join(", ")}: no field has a value`);
   const largest = cells.reduce((m, { value }) => Math.max(m, value), 0);
   const [low, high] = first.domain ?? [0, largest || 1];
   const { document } = parseHTML("<!doctype html><html><body></body></html>");
@@ -44,7 +46,7 @@ export function drawHeatMaps(maps: readonly HeatMap[]): string {
   const shade = ({ value }: { value: number }): number => (value - low) / (high - low || 1);
   const svg = Plot.plot({
     document,
-    ariaLabel: maps.map(({ title }) => title).join(" | "),
+    ariaLabel: attribute(maps.map(({ title }) => title).join(" | ")),
     width: 130 + maps.length * (20 + SIDE * names("columns").length),
     height: 116 + SIDE * 0.8 * names("rows").length,
     marginLeft: 70,

@@ -1,6 +1,5 @@
 /** What all pictures share. */
-import { mkdirSync, writeFileSync } from "node:fs";
-import { dirname } from "node:path";
+import { writeAtomicSync } from "../util/index.ts";
 
 export const SVG_STYLE = {
   background: "white",
@@ -8,6 +7,9 @@ export const SVG_STYLE = {
   fontFamily: "sans-serif",
   fontSize: "12px",
 } as const;
+
+/** Text for an attribute, which linkedom writes as it is. */
+export const attribute = (text: string): string => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
 
 /** An SVG element as the text of a file; the same text from the same numbers. */
 export function finishSvg(svg: {
@@ -20,6 +22,5 @@ export function finishSvg(svg: {
 
 /** Writes a picture, making its folder. */
 export function writeSvg(file: string, svg: string): void {
-  mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, `${svg}\n`);
+  writeAtomicSync(file, `${svg}\n`);
 }

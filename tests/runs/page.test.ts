@@ -70,4 +70,5 @@ test("a chart holds its lines, bars and names, and is the same file from the sam
   assert.match(svg, /^<svg xmlns="http:\/\/www.w3.org\/2000\/svg"|^<svg [^>]*xmlns=/);
   for (const text of ["T &amp; U", "● one", "● two", ">8<", ">16<"]) assert.ok(svg.includes(text), text);
   assert.match(svg, /stroke-dasharray/);
+  assert.match(svg, /aria-label="T &amp; U"/); // a bare & would be no XML
 });

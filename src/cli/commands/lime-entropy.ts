@@ -2,24 +2,27 @@
  * `sluice lime entropy`: how many directions the states of each layer spread over, of several models on the same text.
  */
 import { z } from "zod";
-import { ENTROPY_ORDER, type LayerEntropy, layerEntropies, type StateKind } from "../../lime/index.ts";
+import {
+  ENTROPY_ORDER,
+  type LayerEntropy,
+  layerEntropies,
+  STATE_KINDS,
+  type StateKind,
+} from "../../lime/index.ts";
 import { spreadWindows } from "../../models/index.ts";
-import { windowsOf } from "../../recipes/language-model.ts";
-import { inputError, usageError } from "../../util/index.ts";
+import { inputError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
+import { drawLayers, layerSeries, onSameWindows } from "./lime-shared.ts";
 import {
   columnsOf,
   count,
   deviceFields,
   modelFields,
   modelHelp,
+  pictureField,
   textFields,
   withDevice,
-  withModel,
-  withTokens,
 } from "./shared.ts";
-
-const KINDS = ["values", "read", "hidden"] as const satisfies readonly StateKind[];
 
 export const limeEntropy = defineCommand({
   name: "lime entropy",
@@ -35,54 +38,56 @@ export const limeEntropy = defineCommand({
     ...textFields("heldout"),
     sequences: count().default(32).describe("windows, evenly spread over the text"),
     order: z.number().positive().default(ENTROPY_ORDER).describe("order of the entropy; 1 is von Neumann's"),
+    ...pictureField,
     ...deviceFields,
   }),
-  examples: ["sluice lime entropy --model models/brook,out/brook-lime --text sotu"],
+  examples: [
+    "sluice lime entropy --model models/brook,out/brook-lime --text sotu",
+    "sluice lime entropy --model models/brook,out/brook-lime --text sotu --picture out/entropy.svg",
+  ],
   run: (options, context) =>
     withDevice(options, async (device) => {
-      const { model: names, text, sequences, order } = options;
-      if (text === undefined) throw usageError("lime entropy: name the text with --text");
-      let first: { tokenizer: string; context: number; windows: number } | undefined;
-      const found: { model: string; layers: Record<StateKind, LayerEntropy[]> }[] = [];
-      for (const name of names) {
-        const layers = await withModel(device, { ...options, model: name }, context, (lm) =>
-          withTokens({ ...options, text }, lm.tokenizer, context, async (tokens) => {
-            const packer = windowsOf(lm, tokens, { context: options.context, shuffle: false });
-            await packer.reach(sequences);
-            const windows = spreadWindows(packer.windows, sequences).map((w) => packer.at(w).tokens);
-            if (first && (first.tokenizer !== lm.tokenizer.hash || first.context !== packer.context)) {
-              throw usageError(
-                `lime entropy: ${name} has another ${first.tokenizer === lm.tokenizer.hash ? "context" : "tokenizer"} than ${names[0]}, so their windows differ; compare models of one tokenizer, with --context`,
-              );
-            }
-            first ??= { tokenizer: lm.tokenizer.hash, context: packer.context, windows: windows.length };
-            if (windows.length < sequences)
-              context.log(`the text has ${windows.length} windows, not ${sequences}`);
-            if (windows.length < 2)
-              throw inputError("lime entropy: at least two windows are needed; give more text");
-            const progress = context.progress({
-              label: `reading with ${name}`,
-              unit: "kinds",
-              total: KINDS.length,
-            });
-            const of: Partial<Record<StateKind, LayerEntropy[]>> = {};
-            for (const [i, kind] of KINDS.entries()) {
-              of[kind] = await layerEntropies(lm.model, windows, { kind, order, signal: context.signal });
-              progress.update(i + 1);
-            }
-            progress.finish();
-            return of as Record<StateKind, LayerEntropy[]>;
-          }),
-        );
-        found.push({ model: name, layers });
+      const { sequences, order, picture } = options;
+      const found = await onSameWindows({ command: "lime entropy", device, options }, context, {
+        async choose(_, packer) {
+          await packer.reach(sequences);
+          const windows = spreadWindows(packer.windows, sequences).map((w) => packer.at(w).tokens);
+          if (windows.length < sequences)
+            context.log(`the text has ${windows.length} windows, not ${sequences}`);
+          if (windows.length < 2)
+            throw inputError("lime entropy: at least two windows are needed; give more text");
+          return windows;
+        },
+        async measure({ model }, windows, name) {
+          const progress = context.progress({
+            label: `reading with ${name}`,
+            unit: "kinds",
+            total: STATE_KINDS.length,
+          });
+          const of: Partial<Record<StateKind, LayerEntropy[]>> = {};
+          for (const [i, kind] of STATE_KINDS.entries()) {
+            of[kind] = await layerEntropies(model, windows, { kind, order, signal: context.signal });
+            progress.update(i + 1);
+          }
+          progress.finish();
+          return of as Record<StateKind, LayerEntropy[]>;
+        },
+      });
+      const { models, chosen } = found;
+      if (picture !== undefined) {
+        await drawLayers(picture, `Matrix Rényi entropy of order ${order}, ${chosen.length} windows`, {
+          label: "entropy, nats (bars: a deviation over windows)",
+          series: layerSeries(models),
+        });
+        context.log(`drawn: ${picture}`);
       }
       const show = ({ mean, std }: LayerEntropy) => `${mean.toFixed(3)} ± ${std.toFixed(3)}`;
-      const rows = found.flatMap(({ model, layers }) =>
-        layers.values.map((_, l) => [model, String(l), ...KINDS.map((kind) => show(layers[kind][l]))]),
+      const rows = models.flatMap(({ model, layers }) =>
+        layers.values.map((_, l) => [model, String(l), ...STATE_KINDS.map((kind) => show(layers[kind][l]))]),
       );
       return {
-        json: { order, sequences: first?.windows, context: first?.context, models: found },
-        text: columnsOf([["model", "layer", ...KINDS], ...rows], { left: 1 }),
+        json: { order, sequences: chosen.length, context: found.context, models, picture },
+        text: columnsOf([["model", "layer", ...STATE_KINDS], ...rows], { left: 1 }),
       };
     }),
 });

@@ -102,6 +102,15 @@ export function hubOptions(context: CommandContext): HubOptions {
   };
 }
 
+/** A picture of what a command found, drawn after its numbers. */
+export const pictureField = {
+  picture: z
+    .string()
+    .regex(/[^/\\]\.svg$/i, "a path that ends in .svg was expected, such as out/picture.svg")
+    .optional()
+    .describe("also draw it, as an SVG file (.svg); its folder is made"),
+};
+
 /** How a model is held; with `--model`. */
 export const modelFields = {
   modelDtype: z
