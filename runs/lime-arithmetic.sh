@@ -5,13 +5,13 @@
 #
 #   runs/lime-arithmetic.sh [OUT]    default out/lime-arithmetic
 #
-#   SIZES=6  SEEDS="0 1 2"  EPOCHS=7  BATCH=64  LR=1e-2  ROUTER_LR=1  ARMS="plain lime"    what is run; the other arms are
+#   SIZES=6  SEEDS="0 1 2"  EPOCHS=6  BATCH=8  CONTEXT=384  LR=1e-2  ROUTER_LR=1  ARMS="plain lime"    what is run; the other arms are
 #   plain-uniform and lime-uniform. The paper has sizes 4, 5, 6 and 200 epochs at 1e-3. Two cores do an epoch of size 6 in about
 #   a minute. ROUTER_LR is a multiple of LR: as given, routers learn at 1e-2, as in the paper.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/lime-arithmetic}
-: "${SIZES:=6}" "${SEEDS:=0 1 2}" "${EPOCHS:=7}" "${BATCH:=64}" "${LR:=1e-2}" "${ROUTER_LR:=1}" "${ARMS:=plain lime}"
+: "${SIZES:=6}" "${SEEDS:=0 1 2}" "${EPOCHS:=6}" "${BATCH:=8}" "${CONTEXT:=384}" "${LR:=1e-2}" "${ROUTER_LR:=1}" "${ARMS:=plain lime}"
 
 [ -f dist/runs/lime-arithmetic.js ] || npm run build
 
@@ -20,13 +20,13 @@ arm() { # NAME SIZE SEED
   case $1 in lime*) routing=learned routers=(--router-lr "$ROUTER_LR") ;; esac
   case $1 in *-uniform) start=uniform ;; esac
   node dist/src/cli/main.js task train --task arithmetic --operands "$2" --count operators --epochs "$EPOCHS" --lr "$LR" \
-    --batch "$BATCH" --seed "$3" --kv-routing "$routing" "${routers[@]}" --kv-start "$start" --context 192 --threads 1 \
+    --batch "$BATCH" --seed "$3" --kv-routing "$routing" "${routers[@]}" --kv-start "$start" --context "$CONTEXT" --threads 1 \
     --out "$out/$1-size$2-seed$3"
 }
 
 # Two at a time, a thread each: so small a model does not fill two. One that fails ends the script when the others are done.
 export -f arm
-export out EPOCHS LR ROUTER_LR BATCH
+export out EPOCHS LR ROUTER_LR BATCH CONTEXT
 for size in $SIZES; do
   for seed in $SEEDS; do
     for name in $ARMS; do echo "$name $size $seed"; done
