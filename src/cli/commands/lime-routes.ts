@@ -11,7 +11,8 @@ export const limeRoutes = defineCommand({
   summary: "which layers' keys and values each layer reads",
   description:
     "Reads the learned routers of a model: the mean over heads of |weight| from each layer into each later one, as shares " +
-    "of what that layer reads (LIMe, arXiv 2502.09245, section 5.2). The first layer reads its own only.",
+    "of what that layer reads (LIMe, arXiv 2502.09245, section 5.2). The first layer reads its own only. Weights that depend on " +
+    "the token are measured on a text: `sluice lime circuits`.",
   schema: z.object({
     model: z.string().describe(modelHelp(" that routes keys and values")),
     ...deviceFields,
