@@ -151,6 +151,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/lime-routes.ts")).limeRoutes,
   },
   {
+    name: "lime circuits",
+    summary: "which tokens each route between layers and heads is for, measured on a text",
+    load: async () => (await import("./commands/lime-circuits.ts")).limeCircuits,
+  },
+  {
     name: "bench gemm",
     summary: "speed of matrix products",
     load: async () => (await import("./commands/bench-gemm.ts")).benchGemmCommand,

@@ -4,7 +4,7 @@
 import { type Device, sizeOf, type Tensor } from "../tensor/index.ts";
 import type { Rng } from "../util/index.ts";
 import { familyOf, type Json, llamaNames } from "./families/index.ts";
-import { assembleParams, isRouter, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
+import { assembleParams, type ParamNames, type ParamSlot, paramSlots } from "./params.ts";
 import { HYPER_SCALE, hyperStart } from "./residual.ts";
 import { routerStart } from "./routing.ts";
 import { checkSpec, type ModelSpec } from "./spec.ts";
@@ -19,8 +19,13 @@ export interface FreshOptions {
    * released code, whose plain models have them `normal`: a difference that is no part of the method.
    */
   readonly kvStart?: "normal" | "uniform";
-  /** Routers of keys and values begin as the identity on a layer's own heads; default true. */
+  /** Routers of kind `learned` begin as the identity on a layer's own heads; default true. */
   readonly routerIdentity?: boolean;
+  /**
+   * Deviation of the logits that routers of kind `hidden-static` begin with: all heads take nearly the mean of their sources.
+   * Default 0.1, a choice of ours.
+   */
+  readonly routeDeviation?: number;
 }
 
 /**
@@ -49,19 +54,32 @@ function fresh(
 
 /** What a parameter begins as. Drawn by its name: models that share a parameter begin with the same numbers in it. */
 export function startOf(slot: ParamSlot, spec: ModelSpec, options: FreshOptions): Float32Array {
-  const { std = 0.02, kvStart = "normal", routerIdentity = true } = options;
+  const { std = 0.02, kvStart = "normal" } = options;
   const rng = options.rng.fork(slot.name);
   const data = new Float32Array(sizeOf(slot.shape));
-  if (isRouter(slot)) {
-    const [heads, width] = slot.shape;
-    return routerStart({ heads, sources: width / heads, identity: routerIdentity }, rng);
-  }
+  const router = freshRouter(slot, rng, options);
+  if (router) return router;
   const connection = connectionStart(slot, spec, data);
   if (connection) return connection;
   if (!slot.matrix) return data.fill(slot.start);
   const bound = spec.dModel ** -0.5;
   if (kvStart === "uniform" && isKeyOrValue(slot)) return rng.fillUniform(data, -bound, bound);
   return rng.fillNormal(data, 0, std * residualScale(spec, slot));
+}
+
+/** What a router begins as; undefined for all other parameters. */
+function freshRouter(
+  { role, shape }: ParamSlot,
+  rng: Rng,
+  { std = 0.02, routerIdentity = true, routeDeviation = 0.1 }: FreshOptions,
+): Float32Array | undefined {
+  if (typeof role === "string") return undefined;
+  const [heads, width] = shape;
+  const normal = (deviation: number) => rng.fillNormal(new Float32Array(heads * width), 0, deviation);
+  if (role.role === "router")
+    return routerStart({ heads, sources: width / heads, identity: routerIdentity }, rng);
+  if (role.role === "routeLogits") return normal(routeDeviation);
+  return role.role === "routeOf" ? normal(std) : undefined;
 }
 
 /** What the weights of a residual that is no plain sum begin as; undefined for all other parameters. */

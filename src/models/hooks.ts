@@ -6,7 +6,7 @@
  */
 import type { Tensor } from "../tensor/index.ts";
 import { didYouMean, inputError, usageError } from "../util/index.ts";
-import { isRouted } from "./routing.ts";
+import { routedLayers, routes } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
 
 /** Points within block l, in the order of the forward pass, with their shape. B batch, T position, S key position. */
@@ -14,9 +14,10 @@ const BLOCK_POINTS = [
   "hook_resid_pre", // [B, T, d] before the block; of several streams, the mixture that attention reads
   "ln1.hook_normalized", // [B, T, d] what attention reads, with the gain
   "attn.hook_q", // [B, T, H, Dh] before its norm and the rotation
-  "attn.hook_k", // [B, T, G, Dh] before routing, its norm and the rotation
-  "attn.hook_v", // [B, T, G, Dh] before routing
-  "attn.hook_k_routed", // [B, T, G, Dh] mixed from several layers; only where they are
+  "attn.hook_route", // [B, T, G, S] weights of the S streams that each head's key and value are made of; only where they are mixed
+  "attn.hook_k", // [B, T, G, Dh] before its norm and the rotation, and before routing where keys are mixed
+  "attn.hook_v", // [B, T, G, Dh] before routing where values are mixed
+  "attn.hook_k_routed", // [B, T, G, Dh] mixed from the keys of several layers; only where they are
   "attn.hook_v_routed", // [B, T, G, Dh]
   "attn.hook_pattern", // [B, H, T, S] softmax weights
   "attn.hook_z", // [B, T, H, Dh] values mixed by the weights
@@ -40,8 +41,9 @@ const POSITION_AXIS: Readonly<Record<string, number>> = {
 
 /** Points of each block that only some models have. */
 const SOMETIMES: Readonly<Partial<Record<BlockPoint, (spec: ModelSpec, layer: number) => boolean>>> = {
-  "attn.hook_k_routed": isRouted,
-  "attn.hook_v_routed": isRouted,
+  "attn.hook_route": (spec, layer) => routes(spec, layer, "streams"),
+  "attn.hook_k_routed": (spec, layer) => routes(spec, layer, "keysAndValues"),
+  "attn.hook_v_routed": (spec, layer) => routes(spec, layer, "keysAndValues"),
   "attn.hook_out": (spec) => spec.normPlacement === "around",
   "mlp.hook_out": (spec) => spec.normPlacement === "around",
   hook_resid_mid: (spec) => !spec.parallelResidual,
@@ -114,6 +116,8 @@ export function hookWidth(spec: ModelSpec, name: string): number {
   const point = resolveHook(spec, name);
   if (point.endsWith("mlp.hook_post")) return spec.dMlp;
   if (/hook_(q|k|v|z|k_routed|v_routed)$/.test(point)) return spec.headDim;
+  const layer = /^blocks\.(\d+)\.attn\.hook_route$/.exec(point)?.[1];
+  if (layer !== undefined) return routedLayers(spec, Number(layer)).length;
   if (point.endsWith("hook_pattern")) {
     throw usageError(
       `hook ${name} has one entry a key position, so no fixed width; choose a point of the stream`,

@@ -38,6 +38,7 @@ export {
   type RopeSpec,
 } from "./spec.ts";
 export { TextStream } from "./text-stream.ts";
+export { type KeptRoutes, refreshTopP } from "./top-p.ts";
 export {
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,

@@ -17,6 +17,10 @@ export interface BlockParams {
   readonly qNorm?: Tensor; // [Dh]
   readonly kNorm?: Tensor; // [Dh]
   readonly router?: Tensor; // [G, sources·G], columns by source, oldest first, then by head
+  readonly routeNorm?: Tensor; // [d], on each stream that is mixed
+  readonly routeLogits?: Tensor; // [G, sources]
+  readonly routeMask?: Tensor; // [G, sources], 1 for the sources that a head reads, 0 for others
+  readonly routeOf?: Tensor; // [G·sources, d], rows by head, then by source
   readonly wO: Tensor; // [d, H·Dh]
   readonly bO?: Tensor;
   readonly ln1Post?: Tensor; // [d], on what attention adds
@@ -84,13 +88,19 @@ export interface ParamSlot {
   readonly matrix: boolean;
   /** What a vector begins as in a fresh model: a gain of 1, or a bias of 0. Others have starts of their own. */
   readonly start: number;
+  /** Numbers that belong to the model but are set by rule: training leaves them alone, and nobody counts them. */
+  readonly fixed: boolean;
   /** Where the file has it otherwise. */
   readonly stored?: Stored;
 }
 
 /** A router of keys and values: trained faster than the rest, and not decayed. */
 export const isRouter = ({ role }: Pick<ParamSlot, "role">): boolean =>
-  typeof role === "object" && role.role === "router";
+  typeof role === "object" && ROUTERS.has(role.role);
+
+const ROUTERS: ReadonlySet<BlockRole> = new Set<BlockRole>(["router", "routeLogits", "routeOf"]);
+
+const FIXED: ReadonlySet<string> = new Set<BlockRole>(["routeMask"]);
 
 /** Layout of the tensor that a parameter is read from. */
 export interface Stored {
@@ -130,8 +140,7 @@ function normShapes<R extends "ln1" | "ln1Post" | "ln2" | "ln2Post" | "lnFinal">
 
 /** Parameters of one block, in the order of the forward pass. */
 function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
-  const { dModel: d, dMlp, headDim, nKvHeads: G } = spec;
-  const sources = spec.kvRouting?.kind === "learned" ? routedLayers(spec, layer).length : 1;
+  const { dModel: d, dMlp, headDim } = spec;
   const q = spec.nHeads * headDim;
   const kv = spec.nKvHeads * headDim;
   const around = spec.normPlacement === "around";
@@ -154,7 +163,7 @@ function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
       ["qNorm", [headDim]],
       ["kNorm", [headDim]],
     ]),
-    ...list(sources > 1, [["router", [G, sources * G]]]),
+    ...routerShapes(spec, layer),
     ["wO", [d, q]],
     ...list(spec.outBias, [["bO", [d]]]),
     ...list(around, normShapes(spec, "ln1Post")),
@@ -169,6 +178,31 @@ function blockShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
     ...list(around, normShapes(spec, "ln2Post")),
     ...list(residual?.kind === "dense", [["depth", [1, layer + 2]]]),
   ];
+}
+
+/** What a layer that reads others learns for it. */
+function routerShapes(spec: ModelSpec, layer: number): Shapes<BlockRole> {
+  const { kvRouting, nKvHeads: G, dModel: d } = spec;
+  const sources = routedLayers(spec, layer).length;
+  if (!kvRouting || sources === 1) return [];
+  const { kind, topP } = kvRouting;
+  switch (kind) {
+    case "learned":
+      return [["router", [G, sources * G]]];
+    case "average":
+      return [];
+    case "hidden-static": {
+      const mask: Shapes<BlockRole> = topP === undefined ? [] : [["routeMask", [G, sources]]];
+      return [["routeNorm", [d]], ["routeLogits", [G, sources]], ...mask];
+    }
+    case "hidden-dynamic":
+      return [
+        ["routeNorm", [d]],
+        ["routeOf", [G * sources, d]],
+      ];
+    default:
+      return kind satisfies never;
+  }
 }
 
 /** Connections of one module to n streams. */
@@ -218,9 +252,10 @@ function slotOf(
 ): ParamSlot {
   const own = typeof role === "string" ? role : role.role;
   if (as === undefined) throw new Error(`paramSlots: the family has no name for ${own}`);
-  const matrix = shape.length === 2 && !/^(router|depth|attnAlpha|mlpAlpha)$/.test(own);
+  const small = /^(router|routeLogits|routeMask|routeOf|depth|attnAlpha|mlpAlpha)$/.test(own);
+  const matrix = shape.length === 2 && !small;
   const isBias = own.endsWith("Bias") || own.startsWith("b");
-  const slot = { role, shape, matrix, start: isBias ? 0 : 1 };
+  const slot = { role, shape, matrix, start: isBias ? 0 : 1, fixed: FIXED.has(own) };
   if (typeof as === "string") return { ...slot, name: as };
   return {
     ...slot,
@@ -244,7 +279,8 @@ function storedOf(spec: ModelSpec, shape: readonly number[], as: StoredAs): Stor
 
 /** Number of parameters, all of them and without embeddings, final norm and head. */
 export function parameterCount(spec: ModelSpec): { total: number; blocks: number } {
-  const count = (shapes: Shapes<string>) => shapes.reduce((n, [, shape]) => n + sizeOf(shape), 0);
+  const count = (shapes: Shapes<string>) =>
+    shapes.reduce((n, [role, shape]) => (FIXED.has(role) ? n : n + sizeOf(shape)), 0);
   const { before, after } = topShapes(spec);
   const layers = Array.from({ length: spec.nLayers }, (_, layer) => count(blockShapes(spec, layer)));
   const blocks = layers.reduce((a, b) => a + b, 0);

@@ -59,16 +59,26 @@ export interface MlpSpec {
 }
 
 /**
- * Keys and values of a layer are mixed, head by head, from those of the layers before it and its own (LIMe,
- * arXiv 2502.09245): from all of them, or from some. A layer that reads no other one has no router.
+ * Keys and values of a layer are mixed from the layers before it and its own (LIMe, arXiv 2502.09245): from all of them, or
+ * from some. A layer that reads no other one has no router. The second version mixes keys and values:
+ * - `learned`: a matrix a layer over the heads of all sources, shared by keys and values;
+ * - `average`: the mean of each head, nothing learned.
+ *
+ * The first version mixes what enters the layers, normed by a norm of the reader's, for each key-value head by weights that
+ * sum to 1; the head's own matrices make its key and value of the mixture:
+ * - `hidden-static`: softmax of learned logits, a number a head and source;
+ * - `hidden-dynamic`: softmax of a linear map of what enters the layer, token by token.
  */
 export interface KvRoutingSpec {
-  /** `learned`: a matrix a layer, shared by keys and values; `average`: the mean of each head, nothing learned. */
-  readonly kind: "learned" | "average";
+  readonly kind: "learned" | "average" | "hidden-static" | "hidden-dynamic";
   /** The first so many layers, the one before, and its own. */
   readonly first?: number;
   /** The last so many layers, its own among them. */
   readonly last?: number;
+  /** Layers before this one read their own only. */
+  readonly from?: number;
+  /** `hidden-static`: a head reads the smallest set of largest weights whose sum reaches this; see `refreshTopP`. */
+  readonly topP?: number;
 }
 
 /**
@@ -157,7 +167,7 @@ export function checkSpec(spec: ModelSpec): ModelSpec {
   if (spec.qkNorm && spec.norm.kind !== "rms") {
     throw inputError(`model: qkNorm goes with a norm of kind "rms", not "${spec.norm.kind}"`);
   }
-  if (spec.kvRouting) checkRouting(spec.kvRouting);
+  if (spec.kvRouting) checkRouting(spec.kvRouting, spec);
   if (spec.residual) checkResidual(spec, spec.residual);
   if (spec.kvRouting && spec.residual)
     throw inputError("model: routed keys and values go with a plain residual only; leave one of the two out");

@@ -61,7 +61,7 @@ export async function readTrainedParameters(path: string, model: Transformer): P
   try {
     const state = stateOf(file);
     refuseOtherModel(path, state, model);
-    for (const { name, tensor } of model.slots) await restoreTensor(file, name, tensor);
+    for (const { name, tensor } of model.learned) await restoreTensor(file, name, tensor);
     return state;
   } finally {
     file.close();

@@ -144,7 +144,7 @@ export function paramGroups(
   model: Transformer,
   { weightDecay, routerLr = 10 }: Pick<LmTrainConfig, "weightDecay" | "routerLr">,
 ): AdamWParam[] {
-  return model.slots.map(({ tensor, ...slot }) => ({
+  return model.learned.map(({ tensor, ...slot }) => ({
     name: slot.name,
     tensor,
     weightDecay: slot.matrix ? weightDecay : 0,
@@ -284,7 +284,7 @@ function microGradients(
     model.parameters(),
   );
   const missing = grads.findIndex((g) => !g);
-  if (missing >= 0) throw new Error(`training: ${model.slots[missing].name} has no gradient`);
+  if (missing >= 0) throw new Error(`training: ${model.learned[missing].name} has no gradient`);
   return { loss: value, grads: grads as Tensor[] };
 }
 

@@ -8,7 +8,9 @@ import {
   attention,
   attentionCached,
   attentionPattern,
+  contiguous,
   type Device,
+  expand,
   gatherRows,
   layerNorm,
   limeRoute,
@@ -29,8 +31,9 @@ import { type HookRequest, HookRun } from "./hooks.ts";
 import type { BlockParams, BlockRole, ModelParams, ParamSlot } from "./params.ts";
 import { depthAverage, type HyperParams, hyperRead, hyperStreams, hyperSum } from "./residual.ts";
 import { Rotary } from "./rotary.ts";
-import { averageRouter, routedLayers } from "./routing.ts";
+import { averageRouter, ROUTINGS, routedLayers, routes } from "./routing.ts";
 import type { ModelSpec } from "./spec.ts";
+import { headsOf, mixStreams, routeWeights } from "./streams.ts";
 
 export interface ForwardOptions extends HookRequest {
   /**
@@ -63,6 +66,8 @@ interface Pass {
   readonly cache?: KvCache;
   /** Keys and values of the layers so far, before routing, [B, T, G, Dh]; only of models that route them. */
   readonly made: { readonly k: Tensor; readonly v: Tensor }[];
+  /** What entered the layers so far, [B, T, d]; only of models that route keys and values. */
+  readonly entered: Tensor[];
 }
 
 export class Transformer {
@@ -117,6 +122,7 @@ export class Transformer {
         segments,
         cache,
         made: [],
+        entered: [],
       };
       const x = this.#blocks(this.#embed(tokens, pass), pass);
       cache?.advance(T);
@@ -167,6 +173,7 @@ export class Transformer {
   #block(x: Tensor, p: BlockParams, l: number, pass: Pass): Tensor {
     const at = this.#points(`blocks.${l}.`, pass);
     const pre = at("hook_resid_pre", x);
+    if (this.spec.kvRouting) pass.entered.push(pre);
     const attnIn = at("ln1.hook_normalized", this.#norm(pre, p.ln1, p.ln1Bias));
     const attended = this.#attention(attnIn, p, l, pass);
     const attn = at(
@@ -208,8 +215,11 @@ export class Transformer {
     const [B, T] = x.shape;
     const at = this.#points(`blocks.${l}.attn.`, pass);
     const q = at("hook_q", reshape(linear(x, p.wQ, { bias: p.bQ }), [B, T, H, Dh]));
-    const k = at("hook_k", reshape(linear(x, p.wK, { bias: p.bK }), [B, T, G, Dh]));
-    const v = at("hook_v", reshape(linear(x, p.wV, { bias: p.bV }), [B, T, G, Dh]));
+    const mixed = routes(this.spec, l, "streams") ? this.#mixed(p, l, pass) : undefined; // [G, B·T, d]
+    const make = (w: Tensor, bias?: Tensor) =>
+      reshape(mixed ? headsOf(mixed, w, bias) : linear(x, w, { bias }), [B, T, G, Dh]);
+    const k = at("hook_k", make(p.wK, p.bK));
+    const v = at("hook_v", make(p.wV, p.bV));
     const read = this.#route({ k, v }, p, l, pass);
     const turned = { q: this.#turn(q, p.qNorm, l, pass), k: this.#turn(read.k, p.kNorm, l, pass) };
     const z = at("hook_z", this.#mix(turned.q, turned.k, read.v, l, pass)); // [B, T, H, Dh]
@@ -218,7 +228,8 @@ export class Transformer {
 
   /** Keys and values that a layer reads: its own, or mixed from several layers by one router for both. */
   #route(own: { k: Tensor; v: Tensor }, p: BlockParams, l: number, pass: Pass): { k: Tensor; v: Tensor } {
-    if (!this.spec.kvRouting) return own;
+    const { kvRouting } = this.spec;
+    if (!kvRouting || ROUTINGS[kvRouting.kind].mixes !== "keysAndValues") return own;
     pass.made.push(own);
     const router = p.router ?? this.#averages[l];
     if (!router) return own;
@@ -230,6 +241,17 @@ export class Transformer {
     );
     const at = this.#points(`blocks.${l}.attn.`, pass);
     return { k: at("hook_k_routed", mixed.keys), v: at("hook_v_routed", mixed.values) };
+  }
+
+  /** What the keys and values of each head are made of, where that is a mixture of streams: [G, B·T, d]. */
+  #mixed(p: BlockParams, l: number, { hooks, entered }: Pass): Tensor {
+    const streams = routedLayers(this.spec, l).map((layer) => this.#norm(entered[layer], p.routeNorm));
+    const [B, T] = streams[0].shape;
+    const weights = routeWeights(streams[streams.length - 1], p, this.spec.nKvHeads);
+    const point = `blocks.${l}.attn.hook_route`;
+    if (!hooks.wants(point)) return mixStreams(streams, weights);
+    const every = contiguous(expand(weights, [B, T, ...weights.shape.slice(-2)]));
+    return mixStreams(streams, hooks.at(point, every));
   }
 
   /** Queries or keys as the scores see them: normed and turned where the model does so. */
@@ -313,9 +335,14 @@ export class Transformer {
     return this.device.tensor(data, [B, T], "i32");
   }
 
-  /** Every parameter once. */
+  /** What training changes: all that is not set by rule. */
+  get learned(): Transformer["slots"] {
+    return this.slots.filter(({ fixed }) => !fixed);
+  }
+
+  /** Every parameter that is learned, once. */
   parameters(): Tensor[] {
-    return this.slots.map((s) => s.tensor);
+    return this.learned.map((s) => s.tensor);
   }
 
   dispose(): void {

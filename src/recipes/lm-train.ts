@@ -17,6 +17,7 @@ import {
   parameterCount,
   type ResidualSpec,
   readTrainedParameters,
+  refreshTopP,
   saveTransformer,
   type Transformer,
   trainLm,
@@ -206,12 +207,14 @@ export function trainConfig(given: Partial<LmTrainConfig>, packer: TokenPacker):
   return { ...LM_TRAIN_DEFAULTS, ...given, tokens, batch, micro };
 }
 
+/** Writes the model; routers with a top p keep theirs from here on. */
 async function saveModel(
   model: Transformer,
   { padId }: Tokenizer,
   out: string,
   dtype: LmRunOptions["dtype"],
 ): Promise<void> {
+  if (model.spec.kvRouting?.topP !== undefined) await refreshTopP(model);
   const pad = padId === undefined ? {} : { pad_token_id: padId };
   await saveTransformer(model, out, { dtype, extra: pad, generation: pad });
 }

@@ -15,6 +15,7 @@ import {
   type LmTrainRecord,
   lmSteps,
   parameterCount,
+  refreshTopP,
   saveTransformer,
   type Transformer,
   trainLm,
@@ -141,6 +142,7 @@ export async function trainTaskRun(device: Device, options: TaskRunOptions): Pro
       onRecord: options.onRecord,
       onStep: options.onStep,
     });
+    if (spec.kvRouting?.topP !== undefined) await refreshTopP(model);
     const { summary } = await evaluateByGeneration(splits.test, {
       vocabulary,
       grade,

@@ -1,5 +1,5 @@
 /**
- * lime entropy, routes and separability, on a model that lm train made with routed keys and values, and on the bundled one.
+ * lime entropy, routes, separability and circuits, on models that lm train made with routed keys and values, and on the bundled one.
  */
 import assert from "node:assert/strict";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -11,6 +11,7 @@ import type {
   LayerRoute,
   LayerRouter,
   LayerSeparability,
+  MeasuredRoute,
   StateKind,
 } from "../../src/lime/index.ts";
 import { tinyWorld } from "../recipes/tiny.ts";
@@ -20,6 +21,7 @@ import { sluice } from "./sluice.ts";
 let temp: TemporaryFolder;
 let plain: string;
 let routed: string;
+let dynamic: string;
 let text: string;
 before(async () => {
   temp = temporaryFolder();
@@ -41,11 +43,17 @@ before(async () => {
     "--context",
     "16",
   ];
-  const ran = await sluice([
-    ...["lm", "train", "--text", text, "--tokenizer", plain, "--out", routed, ...sizes, "--batch", "4"],
-    ...["--tokens", "640", "--kv-routing", "learned", "--threads", "1", "--quiet"],
-  ]);
-  assert.equal(ran.code, 0, ran.stderr);
+  dynamic = path.join(temp.path, "dynamic");
+  for (const [out, kind] of [
+    [routed, "learned"],
+    [dynamic, "hidden-dynamic"],
+  ]) {
+    const ran = await sluice([
+      ...["lm", "train", "--text", text, "--tokenizer", plain, "--out", out, ...sizes, "--batch", "4"],
+      ...["--tokens", "640", "--kv-routing", kind, "--threads", "1", "--quiet"],
+    ]);
+    assert.equal(ran.code, 0, ran.stderr);
+  }
 });
 after(() => temp[Symbol.dispose]());
 
@@ -279,4 +287,46 @@ test("lime separability refuses words and texts that it cannot use", async () =>
     "--words",
     "the,a",
   );
+});
+
+test("lime circuits lists the strongest routes with their tokens, as JSON, as a table and as a picture", async () => {
+  const args = ["--text", text, "--split", "all", "--sequences", "20", "--min-count", "3", "--routes", "4"];
+  for (const model of [routed, dynamic]) {
+    const ran = await sluice(["lime", "circuits", "--model", model, ...args, "--json"]);
+    assert.equal(ran.code, 0, ran.stderr);
+    const { strongest, routes, positions } = ran.json<{
+      strongest: (MeasuredRoute & { embedding?: { text: string; logit: number }[] })[];
+      routes: MeasuredRoute[];
+      positions: number;
+    }>();
+    assert.ok(positions > 200 && positions < 20 * 16, `${positions}`);
+    assert.equal(routes.length, 2 * 2 + 3 * 2);
+    for (let i = 0; i < 4; i++) {
+      assert.ok(strongest[i].source < strongest[i].layer);
+      assert.ok(i === 0 || strongest[i - 1].mean >= strongest[i].mean);
+      assert.equal(strongest[i].embedding?.length, model === dynamic ? 8 : undefined);
+      for (const { share, count, z } of strongest[i].tokens)
+        assert.ok(share > strongest[i].mean && share <= 1 && count >= 3 && z > 0);
+    }
+    for (const head of [0, 1]) {
+      const shares = routes.filter((r) => r.layer === 2 && r.head === head).map((r) => r.mean);
+      assert.ok(Math.abs(shares.reduce((a, b) => a + b, 0) - 1) < 1e-6);
+    }
+  }
+  const picture = path.join(temp.path, "pictures", "circuits.svg");
+  const shown = await sluice(["lime", "circuits", "--model", dynamic, ...args, "--picture", picture]);
+  assert.equal(shown.code, 0, shown.stderr);
+  const [, head, ...rows] = shown.stdout.trimEnd().split("\n");
+  assert.match(head, /^reader +head +source +share +tokens/);
+  assert.equal(rows.filter((row) => /^[12] +[01] +[01] +\d+\.\d % .*; by embedding "/.test(row)).length, 4);
+  const svg = readFileSync(picture, "utf8");
+  assert.match(svg, /^<svg [^>]*width="\d+(\.\d+)?"/);
+  assert.equal(svg.match(/>layer \d, head \d reads layer \d</g)?.length, 4);
+  assert.match(svg, /by embedding &quot;/);
+  const none = await sluice(["lime", "circuits", "--model", plain, ...args]);
+  assert.equal(none.code, 2);
+  assert.match(none.stderr, /no layer of the model reads another one/);
+  const rare = await sluice(["lime", "circuits", "--model", routed, ...args, "--min-count", "100000"]);
+  assert.equal(rare.code, 1);
+  assert.match(rare.stderr, /no token occurs 100000 times/);
 });

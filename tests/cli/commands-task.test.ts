@@ -5,7 +5,9 @@ import assert from "node:assert/strict";
 import * as fs from "node:fs";
 import * as path from "node:path";
 import { after, before, test } from "node:test";
+import { loadTransformer } from "../../src/models/index.ts";
 import type { TaskRun } from "../../src/recipes/task-train.ts";
+import { createDevice } from "../../src/tensor/index.ts";
 import { type TemporaryFolder, temporaryFolder } from "../temporary.ts";
 import { sluice } from "./sluice.ts";
 
@@ -94,4 +96,42 @@ test("routed and plain models see the same samples and differ in their routers o
   const bare = await sluice(train("bare", ["--routing-last", "2"]));
   assert.equal(bare.code, 2);
   assert.match(bare.stderr, /go with --kv-routing/);
+});
+
+test("routers on hidden states learn; with a top p the written model has its mask, and the grades are of that model", async () => {
+  const sources = 2 * 2; // of 2 heads in the second layer
+  const { parameters } = await run("plain");
+  const made = await run("top", ["--kv-routing", "hidden-static", "--routing-top-p", "0.3"]);
+  assert.equal(made.parameters.total - parameters.total, sources + 16);
+  assert.ok(made.loss < 0.8 * UNTRAINED, `${made.loss} nats`);
+  const device = await createDevice({ backend: "ref" });
+  const model = await loadTransformer(device, folder("top"));
+  const mask = await model.params.blocks[1].routeMask!.floats();
+  assert.equal(
+    mask.reduce((a, b) => a + b, 0),
+    2,
+    "a head reads one of its two sources: half the weight is its",
+  );
+  model.dispose();
+  device.close();
+  const dynamic = await run("dynamic", ["--kv-routing", "hidden-dynamic", "--routing-from", "1"]);
+  assert.equal(dynamic.parameters.total - parameters.total, 16 * sources + 16);
+  assert.ok(dynamic.loss < 0.8 * UNTRAINED, `${dynamic.loss} nats`);
+  for (const [flags, told] of [
+    [
+      ["--kv-routing", "learned", "--routing-top-p", "0.9"],
+      /--routing-top-p goes with --kv-routing hidden-static/,
+    ],
+    [
+      ["--kv-routing", "hidden-static", "--no-router-identity"],
+      /--router-identity: only with --kv-routing learned/,
+    ],
+    [["--routing-from", "1"], /go with --kv-routing/],
+    [["--kv-routing", "hidden-static", "--routing-from", "2"], /from is 2, but the last of 2 layers is 1/],
+    [["--kv-routing", "hidden-dynamic", "--residual", "dense"], /plain residual only/],
+  ] as const) {
+    const refused = await sluice(train("refused", flags));
+    assert.equal(refused.code, told.source.includes("plain") ? 1 : 2, refused.stderr);
+    assert.match(refused.stderr, told);
+  }
 });

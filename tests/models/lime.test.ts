@@ -299,11 +299,12 @@ test("a routed model is saved under a name of its own and comes back the same", 
     await broken(null, /kv_routing is missing/);
     await broken(
       { kind: "random" },
-      /kv_routing\.kind = "random" is not supported, only "learned", "average"/,
+      /kv_routing\.kind = "random" is not supported, only "learned", "average", "hidden-static", "hidden-dynamic"/,
     );
     await broken({ kind: "learned", first: 0 }, /first is 0, expected a whole number of at least 1/);
     await broken({ kind: "learned", first: 1, last: 1 }, /first and last exclude each other/);
-    await broken({ kind: "learned", top_p: 0.9 }, /kv_routing\.top_p = 0\.9 is not known/);
+    await broken({ kind: "learned", top_p: 0.9 }, /topP goes with kind "hidden-static", not "learned"/);
+    await broken({ kind: "learned", top_k: 2 }, /kv_routing\.top_k = 2 is not known/);
   }));
 
 test("hook points of routed keys and values stand where layers are mixed, and an edit of early ones reaches later layers", () =>

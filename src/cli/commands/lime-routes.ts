@@ -20,7 +20,8 @@ export const limeRoutes = defineCommand({
   description:
     "Reads the learned routers of a model: the mean over heads of |weight| from each layer into each later one, as shares " +
     "of what that layer reads (LIMe, arXiv 2502.09245, section 5.2). The first layer reads its own only. With --heads the " +
-    "weights themselves, from each key-value head of each layer (layer.head) into each head.",
+    "weights themselves, from each key-value head of each layer (layer.head) into each head. " +
+    "Weights that depend on the token are measured on a text: `sluice lime circuits`.",
   schema: z.object({
     model: z.array(z.string()).describe(modelHelp(" that routes keys and values; several are shown in turn")),
     heads: z.boolean().default(false).describe("weights head by head, not shares of layers"),

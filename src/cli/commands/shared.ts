@@ -122,10 +122,11 @@ export const modelFields = {
 /** Which layers' keys and values a layer reads (LIMe). */
 export const routingFields = (group: { group: string }) => ({
   kvRouting: z
-    .enum(["none", "learned", "average"])
+    .enum(["none", "learned", "average", "hidden-static", "hidden-dynamic"])
     .default("none")
     .describe(
-      "mix each layer's keys and values with those of the layers before it (LIMe): learned routers, or the mean",
+      "mix each layer's keys and values with those of the layers before it (LIMe): learned routers, or the mean; or make them " +
+        "of mixtures of what enters the layers (LIMe's first version): fixed weights, or weights that depend on the token",
     )
     .meta(group),
   routingFirst: count()
@@ -135,6 +136,20 @@ export const routingFields = (group: { group: string }) => ({
   routingLast: count()
     .optional()
     .describe("with --kv-routing: only the last so many layers, its own among them [all]")
+    .meta(group),
+  routingFrom: count()
+    .optional()
+    .describe("with --kv-routing: layers before this one, counted from 0, read their own only [1]")
+    .meta(group),
+  routingTopP: z
+    .number()
+    .gt(0)
+    .lt(1)
+    .optional()
+    .describe(
+      "with --kv-routing hidden-static: once trained, before the model is written, heads keep the fewest sources whose weights " +
+        "sum to this [all sources]",
+    )
     .meta(group),
 });
 
@@ -164,34 +179,52 @@ interface RoutingOptions {
   readonly kvRouting: "none" | KvRoutingSpec["kind"];
   readonly routingFirst?: number;
   readonly routingLast?: number;
+  readonly routingFrom?: number;
+  readonly routingTopP?: number;
 }
 
-/** Refuses flags of learned routers where there are none. */
+/** Flags of routers, and the kinds that they go with. */
+const ROUTER_FLAGS = {
+  routerLr: ["learned", "hidden-static", "hidden-dynamic"],
+  routerIdentity: ["learned"],
+} as const satisfies Record<string, readonly KvRoutingSpec["kind"][]>;
+
+/** Refuses flags of routers where there are none that they go with. */
 export function refuseRouterFlags(
   { kvRouting }: { readonly kvRouting: string },
   { given }: CommandContext,
-  names: readonly string[],
+  names: readonly (keyof typeof ROUTER_FLAGS)[],
 ): void {
-  const found = names.filter((name) => given.has(name)).map((name) => `--${kebab(name)}`);
-  if (kvRouting === "learned" || found.length === 0) return;
-  throw usageError(`${found.join(", ")}: only with --kv-routing learned; leave it out`);
+  for (const name of names) {
+    const kinds: readonly string[] = ROUTER_FLAGS[name];
+    if (!given.has(name) || kinds.includes(kvRouting)) continue;
+    throw usageError(`--${kebab(name)}: only with --kv-routing ${kinds.join("|")}; leave it out`);
+  }
 }
 
 export function routingOf({
   kvRouting: kind,
-  routingFirst,
-  routingLast,
+  routingFirst: first,
+  routingLast: last,
+  routingFrom: from,
+  routingTopP: topP,
 }: RoutingOptions): KvRoutingSpec | undefined {
-  if (routingFirst !== undefined && routingLast !== undefined)
+  if (first !== undefined && last !== undefined)
     throw usageError("--routing-first and --routing-last exclude each other; give one of them");
+  if (topP !== undefined && kind !== "hidden-static")
+    throw usageError("--routing-top-p goes with --kv-routing hidden-static; leave it out");
   if (kind === "none") {
-    if (routingFirst === undefined && routingLast === undefined) return undefined;
-    throw usageError("--routing-first and --routing-last go with --kv-routing learned or average");
+    if ([first, last, from].every((flag) => flag === undefined)) return undefined;
+    throw usageError(
+      "--routing-first, --routing-last and --routing-from go with --kv-routing; name its kind",
+    );
   }
   return {
     kind,
-    ...(routingFirst !== undefined && { first: routingFirst }),
-    ...(routingLast !== undefined && { last: routingLast }),
+    ...(first !== undefined && { first }),
+    ...(last !== undefined && { last }),
+    ...(from !== undefined && { from }),
+    ...(topP !== undefined && { topP }),
   };
 }
 

@@ -8,16 +8,35 @@ import { type ConfigReader, specReader } from "./config.ts";
 import type { Family } from "./family.ts";
 import { llamaFiles, llamaKeys, llamaNames } from "./llama.ts";
 
-const KINDS = { learned: "learned", average: "average" } as const;
+const KINDS = {
+  learned: "learned",
+  average: "average",
+  "hidden-static": "hidden-static",
+  "hidden-dynamic": "hidden-dynamic",
+} as const satisfies { [K in KvRoutingSpec["kind"]]: K };
+
+/** `kv_routing` of a config. */
+export function routingKeys({ kind, first, last, from, topP }: KvRoutingSpec): Record<string, unknown> {
+  return {
+    kind,
+    ...(first !== undefined && { first }),
+    ...(last !== undefined && { last }),
+    ...(from !== undefined && { from }),
+    ...(topP !== undefined && { top_p: topP }),
+  };
+}
 
 function routing(c: ConfigReader): KvRoutingSpec {
   const keys = c.object("kv_routing");
   if (!keys) throw inputError("config.json: kv_routing is missing; without it the model is a llama");
-  const [first, last] = [keys.optional("first"), keys.optional("last")];
+  const [first, last, from] = [keys.optional("first"), keys.optional("last"), keys.optional("from")];
+  const topP = keys.optional("top_p");
   const found = {
     kind: keys.choice("kind", KINDS),
     ...(first !== undefined && { first }),
     ...(last !== undefined && { last }),
+    ...(from !== undefined && { from }),
+    ...(topP !== undefined && { topP }),
   };
   keys.finish();
   return found;

@@ -4,7 +4,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { usageError } from "../../util/index.ts";
 import type { ModelSpec } from "../spec.ts";
-import { lime } from "./lime.ts";
+import { lime, routingKeys } from "./lime.ts";
 import { llama } from "./llama.ts";
 import { residualLlama } from "./residual.ts";
 
@@ -34,7 +34,10 @@ const plain = (value: unknown): unknown =>
     : JSON.parse(JSON.stringify(value, (_, v) => (typeof v === "number" ? Number(v.toPrecision(12)) : v)));
 
 function kindOf({ kvRouting, residual }: ModelSpec): Record<string, unknown> {
-  if (kvRouting) return { architectures: ["LimeForCausalLM"], model_type: "lime", kv_routing: kvRouting };
+  if (kvRouting) {
+    const routing = { kv_routing: routingKeys(kvRouting) };
+    return { architectures: ["LimeForCausalLM"], model_type: "lime", ...routing };
+  }
   if (residual)
     return { architectures: ["LlamaResidualForCausalLM"], model_type: "llama_residual", residual };
   return { architectures: ["LlamaForCausalLM"], model_type: "llama" };
