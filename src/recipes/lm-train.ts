@@ -7,6 +7,7 @@ import { join } from "node:path";
 import {
   checkSpec,
   createTransformer,
+  forwardFlops,
   type KvRoutingSpec,
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,
@@ -19,6 +20,7 @@ import {
   readTrainedParameters,
   saveTransformer,
   type Transformer,
+  trainingFlops,
   trainLm,
   VALIDATION_WINDOWS,
 } from "../models/index.ts";
@@ -66,6 +68,8 @@ export interface LmRun {
   readonly schema: 1;
   readonly sizes: LmSizes;
   readonly parameters: { readonly total: number; readonly blocks: number };
+  /** For each token, as `forwardFlops` counts by default: a forward pass over a window, and training. */
+  readonly flops: { readonly forward: number; readonly training: number };
   readonly train: LmTrainConfig;
   readonly segments: boolean;
   readonly dtype: string;
@@ -230,6 +234,7 @@ async function writeRun(
     schema: 1,
     sizes,
     parameters: parameterCount(model.spec),
+    flops: { forward: forwardFlops(model.spec).total, training: trainingFlops(model.spec) },
     train: config,
     segments,
     dtype,
