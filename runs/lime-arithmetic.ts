@@ -143,4 +143,5 @@ function settingsLine(): string {
   return `Numbers up to ${task.max}; ${epochs} epochs of 50,000 expressions, learning rate ${train.lr} (routers ${train.lr * (train.routerLr ?? 10)}) falling to 0 in a straight line, ${train.batch} windows of ${shape.context} tokens a step, loss on ${learnt}; ${run.grades.count} held-out expressions, the same for all. Parameters: ${counts.join(", ")}.`;
 }
 
-fillPage(PAGE, { accuracy: accuracyTable(), settings: settingsLine() });
+const blocks = { "arithmetic-accuracy": accuracyTable(), "arithmetic-settings": settingsLine() };
+fillPage(PAGE, blocks, "arithmetic-");

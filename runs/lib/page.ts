@@ -3,10 +3,15 @@
  */
 import { readFileSync, writeFileSync } from "node:fs";
 
-/** Puts each block's lines between `<!-- begin NAME -->` and `<!-- end NAME -->`; every block and every pair of marks must meet. */
-export function fillPage(file: string, blocks: Readonly<Record<string, string>>): void {
+/**
+ * Puts each block's lines between `<!-- begin NAME -->` and `<!-- end NAME -->`; every block and every pair of marks must meet. Where
+ * several programs fill a page, each has the marks that begin with its `prefix`.
+ */
+export function fillPage(file: string, blocks: Readonly<Record<string, string>>, prefix = ""): void {
   let text = readFileSync(file, "utf8");
-  const found = [...text.matchAll(/<!-- begin (\S+) -->/g)].map(([, name]) => name);
+  const found = [...text.matchAll(/<!-- begin (\S+) -->/g)]
+    .map(([, name]) => name)
+    .filter((name) => name.startsWith(prefix));
   const strays = [
     ...found.filter((name) => !(name in blocks)),
     ...Object.keys(blocks).filter((n) => !found.includes(n)),

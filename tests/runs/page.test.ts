@@ -21,6 +21,22 @@ test("blocks stand between their marks, again and again, and none may be missing
   assert.throws(() => fillPage(file, {}), /no pair of marks and block for a/);
 });
 
+test("several programs fill a page, each the marks of its prefix", () => {
+  using temp = temporaryFolder();
+  const file = join(temp.path, "page.md");
+  writeFileSync(file, "<!-- begin a-x -->\n<!-- end a-x -->\n<!-- begin b-x -->\n<!-- end b-x -->\n");
+  fillPage(file, { "b-x": "two" }, "b-");
+  assert.equal(
+    readFileSync(file, "utf8"),
+    "<!-- begin a-x -->\n<!-- end a-x -->\n<!-- begin b-x -->\ntwo\n<!-- end b-x -->\n",
+  );
+  assert.throws(
+    () => fillPage(file, { "b-x": "two", "a-x": "one" }, "b-"),
+    /no pair of marks and block for a-x/,
+  );
+  assert.throws(() => fillPage(file, {}, "a-"), /no pair of marks and block for a-x/);
+});
+
 test("a spread names its extremes where they differ in what is shown", () => {
   assert.equal(showSpread(spreadOf([0.5, 0.75, 1]), 2), "0.75 (0.50 to 1.00)");
   assert.equal(showSpread(spreadOf([0.50001, 0.50002]), 3), "0.500");
