@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LIMe (arXiv 2502.09245) on language: plain against routed keys and values and the other arms of its comparisons, all on the same
 # tokens in the same order for a seed. Writes the tables and pictures of docs/results/lime.md, "Language modelling". What is done
-# already is not done again; a run that was stopped goes on. About 2 hours on two cores.
+# already is not done again; a run that was stopped goes on. Two to three hours on two cores that do nothing else.
 #
 #   runs/lime-lm.sh [OUT]    default out/lime-lm
 #
@@ -48,11 +48,19 @@ train() { # ARM LR SEED [DEPTH]
     *) echo "lime-lm.sh: no arm is called $1" >&2; return 1 ;;
   esac
   case $flags in *learned*) router="--router-lr $(node -p "$ROUTER_LR / $2")" ;; esac
-  sluice lm train --tokens-file "$MIX/train.tokens" --held-out "$MIX/heldout" --tokenizer models/brook --tokens "$TOKENS" \
-    $sizes --heads "$HEADS" --kv-heads "$KV_HEADS" --context "$CONTEXT" $flags --lr "$2" $router --batch "$BATCH" \
-    --warmup "$WARMUP" --schedule cosine --floor 0.1 --seed "$3" --validate-every "$VALIDATE_EVERY" \
-    --log-every "$VALIDATE_EVERY" --validation-windows "$WINDOWS" --checkpoint-every 60 --threads "$THREADS" \
-    --out "$out/$name-lr$2-seed$3"
+  local dir=$out/$name-lr$2-seed$3
+  local settings="--tokens $TOKENS $sizes --heads $HEADS --kv-heads $KV_HEADS --context $CONTEXT $flags --lr $2 $router --batch $BATCH \
+--warmup $WARMUP --schedule cosine --floor 0.1 --seed $3 --validate-every $VALIDATE_EVERY --log-every $VALIDATE_EVERY \
+--validation-windows $WINDOWS"
+  if [ -f "$dir/settings" ] && [ "$(cat "$dir/settings")" != "$settings" ]; then
+    echo "lime-lm.sh: $dir has other settings: $(cat "$dir/settings"). Choose another OUT, or delete it" >&2
+    return 1
+  fi
+  [ ! -f "$dir/run.json" ] || return 0
+  mkdir -p "$dir"
+  echo "$settings" > "$dir/settings"
+  sluice lm train --tokens-file "$MIX/train.tokens" --held-out "$MIX/heldout" --tokenizer models/brook $settings \
+    --checkpoint-every 60 --threads "$THREADS" --out "$dir"
 }
 
 # Each line of the input is a run. One that fails ends the script when those beside it are done.

@@ -256,7 +256,10 @@ function settingsLine(all: readonly FoundRun[], lr: string): string {
   );
   const depths = Number(all.some(({ depth }) => depth !== undefined));
   const bases = Number(all.some(({ depth }) => depth === undefined));
-  if (kinds.size > depths + bases) throw new Error(`runs of several kinds: ${[...kinds].join(" | ")}`);
+  if (kinds.size > depths + bases)
+    throw new Error(
+      `runs of several kinds, which no table can hold; give each its own folder: ${[...kinds].join(" | ")}`,
+    );
   const reference = all.find(({ depth }) => depth === undefined) ?? all[0];
   const { sizes, train, seconds, tokens } = reference.run;
   const routed = all.find(({ arm, lr: own }) => arm === "lime" && own === lr)?.run.train;
