@@ -4,6 +4,7 @@
 export { createFromConfig, createTransformer, type FreshOptions } from "./build.ts";
 export { KvCache } from "./cache.ts";
 export { addVector, atPositions, replaceWith } from "./edits.ts";
+export { type Flops, type FlopsOptions, forwardFlops, TRAINING_PASSES, trainingFlops } from "./flops.ts";
 export { type GenerateOptions, type Generation, generate, type TokenEvent } from "./generate.ts";
 export {
   crossEntropies,

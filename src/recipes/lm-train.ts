@@ -7,6 +7,7 @@ import { join } from "node:path";
 import {
   checkSpec,
   createTransformer,
+  forwardFlops,
   type KvRoutingSpec,
   LM_TRAIN_DEFAULTS,
   type LmTrainConfig,
@@ -20,6 +21,7 @@ import {
   refreshTopP,
   saveTransformer,
   type Transformer,
+  trainingFlops,
   trainLm,
   VALIDATION_WINDOWS,
 } from "../models/index.ts";
@@ -67,6 +69,8 @@ export interface LmRun {
   readonly schema: 1;
   readonly sizes: LmSizes;
   readonly parameters: { readonly total: number; readonly blocks: number };
+  /** For each token, as `forwardFlops` counts by default: a forward pass over a window, and training. */
+  readonly flops: { readonly forward: number; readonly training: number };
   readonly train: LmTrainConfig;
   readonly segments: boolean;
   readonly dtype: string;
@@ -233,6 +237,7 @@ async function writeRun(
     schema: 1,
     sizes,
     parameters: parameterCount(model.spec),
+    flops: { forward: forwardFlops(model.spec).total, training: trainingFlops(model.spec) },
     train: config,
     segments,
     dtype,

@@ -6,6 +6,7 @@ import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { openSafetensors } from "../../formats/index.ts";
 import {
+  forwardFlops,
   type LmTrainConfig,
   type LmTrainRecord,
   type ModelSpec,
@@ -289,6 +290,10 @@ function describeArchitecture(spec: ModelSpec): [string, string][] {
       `${spec.vocabSize}, byte-level BPE${spec.tiedHead ? "; embedding and head are tied" : ""}`,
     ],
     ["Context", `${spec.contextLength} tokens`],
+    [
+      "Arithmetic",
+      `${formatCount(forwardFlops(spec).total)} FLOP a token in a window of ${spec.contextLength}, forward: 2 for each multiply-accumulate of a product, all keys counted`,
+    ],
   ];
 }
 
