@@ -64,25 +64,20 @@ export class FeatureCorrelation {
 
   /** The codes of the same tokens in both; K may differ from block to block. */
   add(first: HostCodes, second: HostCodes, tokens: number): void {
-    const [K, L] = [first.values.length / tokens, second.values.length / tokens];
-    const G = this.#second.sum.length;
-    // Of the token at hand: what fires in the second.
-    const features = new Int32Array(L);
-    const values = new Float64Array(L);
-    for (let row = 0; row < tokens; row++) {
-      let active = 0;
-      for (let t = row * L; t < (row + 1) * L; t++) {
-        if (!(second.values[t] > 0)) continue;
-        features[active] = second.indices[t];
-        values[active++] = second.values[t];
-        count(this.#second, second.indices[t], second.values[t]);
-      }
-      for (let s = row * K; s < (row + 1) * K; s++) {
-        const value = first.values[s];
-        if (!(value > 0)) continue;
-        count(this.#first, first.indices[s], value);
-        const at = first.indices[s] * G;
-        for (let i = 0; i < active; i++) this.#cross[at + features[i]] += value * values[i];
+    const [F, G] = [this.#first.sum.length, this.#second.sum.length];
+    const a = firingsOf(first, tokens);
+    const b = firingsOf(second, tokens);
+    count(this.#first, a);
+    count(this.#second, b);
+    // Feature by feature, not token by token: a row of products stays in the cache, in the same order of tokens.
+    const { start, order } = byFeature(a, F);
+    for (let f = 0; f < F; f++) {
+      const row = this.#cross.subarray(f * G, (f + 1) * G);
+      for (let s = start[f]; s < start[f + 1]; s++) {
+        const value = a.values[order[s]];
+        const token = a.tokens[order[s]];
+        for (let t = b.offsets[token]; t < b.offsets[token + 1]; t++)
+          row[b.features[t]] += value * b.values[t];
       }
     }
     this.#tokens += tokens;
@@ -118,10 +113,55 @@ const sumsOf = (features: number): Sums => ({
   firings: new Float64Array(features),
 });
 
-function count({ sum, square, firings }: Sums, feature: number, value: number): void {
-  sum[feature] += value;
-  square[feature] += value * value;
-  firings[feature]++;
+/** The slots in use, token by token: those of token i are offsets[i] to offsets[i + 1] - 1. */
+interface Firings {
+  readonly offsets: Int32Array;
+  readonly tokens: Int32Array;
+  readonly features: Int32Array;
+  readonly values: Float64Array;
+}
+
+function firingsOf({ values, indices }: HostCodes, n: number): Firings {
+  const K = values.length / n;
+  const used = values.reduce((count, v) => count + (v > 0 ? 1 : 0), 0);
+  const found = {
+    offsets: new Int32Array(n + 1),
+    tokens: new Int32Array(used),
+    features: new Int32Array(used),
+    values: new Float64Array(used),
+  };
+  let at = 0;
+  for (let slot = 0; slot < values.length; slot++) {
+    if (!(values[slot] > 0)) continue;
+    const token = Math.floor(slot / K);
+    found.offsets[token + 1]++;
+    found.tokens[at] = token;
+    found.features[at] = indices[slot];
+    found.values[at++] = values[slot];
+  }
+  for (let token = 0; token < n; token++) found.offsets[token + 1] += found.offsets[token];
+  return found;
+}
+
+/** Firings sorted by feature, those of one in the order of tokens: of feature f order[start[f]] to order[start[f + 1] - 1]. */
+function byFeature({ features }: Firings, F: number): { start: Int32Array; order: Int32Array } {
+  const start = new Int32Array(F + 1);
+  for (const feature of features) start[feature + 1]++;
+  for (let f = 0; f < F; f++) start[f + 1] += start[f];
+  const next = start.slice();
+  const order = new Int32Array(features.length);
+  features.forEach((feature, i) => {
+    order[next[feature]++] = i;
+  });
+  return { start, order };
+}
+
+function count({ sum, square, firings }: Sums, { features, values }: Firings): void {
+  for (let i = 0; i < features.length; i++) {
+    sum[features[i]] += values[i];
+    square[features[i]] += values[i] * values[i];
+    firings[features[i]]++;
+  }
 }
 
 /** A search for partners. */
