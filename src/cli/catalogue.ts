@@ -95,6 +95,11 @@ export const catalogue: readonly CatalogueEntry[] = [
     load: async () => (await import("./commands/sae-proxies.ts")).saeProxies,
   },
   {
+    name: "sae match",
+    summary: "features of SAEs compared by what they do on the same text: best partners, what is shared",
+    load: async () => (await import("./commands/sae-match.ts")).saeMatch,
+  },
+  {
     name: "sae absorption",
     summary:
       "measure feature absorption: classes of tokens whose feature is silent where a special one fires",

@@ -35,6 +35,15 @@ export {
   type TokenRow,
 } from "./feature-build.ts";
 export {
+  CROSS_BYTES,
+  crossBytes,
+  FeatureCorrelation,
+  type FeatureMatch,
+  type PartnerSummary,
+  type Partners,
+  summarizePartners,
+} from "./feature-correlation.ts";
+export {
   type Control,
   type Example,
   type ExampleQuery,

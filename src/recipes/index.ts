@@ -37,6 +37,7 @@ export {
   type SaeEvalPart,
   type SaeEvaluation,
 } from "./sae-eval.ts";
+export { matchOnText, type PlacedSae, type SaeMatchOptions } from "./sae-match.ts";
 export { readRun, type SaeRunFile } from "./sae-run.ts";
 export type { LiveRows, RowSource, SaePoints, SaeSource, StoreRows } from "./sae-source.ts";
 export {
