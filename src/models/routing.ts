@@ -23,10 +23,11 @@ export const ROUTINGS: Readonly<Record<KvRoutingSpec["kind"], Routing>> = {
 export function routedLayers({ kvRouting }: Pick<ModelSpec, "kvRouting">, layer: number): number[] {
   const before = Array.from({ length: layer + 1 }, (_, l) => l);
   if (!kvRouting) return [layer];
-  const { first, last, from = 0 } = kvRouting;
+  const { first, previous = true, last, from = 0 } = kvRouting;
   if (layer < from) return [layer];
   if (last !== undefined) return before.slice(-last);
-  if (first !== undefined) return before.filter((l) => l < first || l >= layer - 1);
+  if (first !== undefined)
+    return before.filter((l) => l < first || l === layer || (previous && l === layer - 1));
   return before;
 }
 
@@ -40,7 +41,7 @@ export const routes = (spec: Pick<ModelSpec, "kvRouting">, layer: number, mixes:
 
 /** Refuses counts that name no layer, and what does not go together. */
 export function checkRouting(
-  { kind, first, last, from, topP }: KvRoutingSpec,
+  { kind, first, previous, last, from, topP }: KvRoutingSpec,
   { nLayers, norm }: Pick<ModelSpec, "nLayers" | "norm">,
 ): void {
   if (!Object.hasOwn(ROUTINGS, kind)) {
@@ -49,6 +50,8 @@ export function checkRouting(
   }
   if (first !== undefined && last !== undefined)
     throw usageError("kvRouting: first and last exclude each other; give one of them");
+  if (previous !== undefined && first === undefined)
+    throw usageError("kvRouting: previous goes with first; leave it out");
   for (const [name, count] of Object.entries({ first, last, from })) {
     if (count !== undefined && !(Number.isInteger(count) && count >= 1))
       throw usageError(`kvRouting: ${name} is ${count}, expected a whole number of at least 1`);

@@ -73,6 +73,8 @@ export interface KvRoutingSpec {
   readonly kind: "learned" | "average" | "hidden-static" | "hidden-dynamic";
   /** The first so many layers, the one before, and its own. */
   readonly first?: number;
+  /** False: with `first`, without the layer before. */
+  readonly previous?: boolean;
   /** The last so many layers, its own among them. */
   readonly last?: number;
   /** Layers before this one read their own only. */

@@ -196,6 +196,7 @@ test("a layer reads itself and those before it: all, the first and the one befor
   assert.deepEqual(layers(LEARNED), ["0", "01", "012", "0123", "01234"]);
   assert.deepEqual(layers({ ...LEARNED, last: 2 }), ["0", "01", "12", "23", "34"]);
   assert.deepEqual(layers({ ...LEARNED, first: 2 }), ["0", "01", "012", "0123", "0134"]);
+  assert.deepEqual(layers({ ...LEARNED, first: 2, previous: false }), ["0", "01", "012", "013", "014"]);
   assert.deepEqual(layers({ ...LEARNED, last: 1 }), ["0", "1", "2", "3", "4"]);
 });
 
@@ -280,7 +281,12 @@ test("routers learn ten times as fast as the rest and are not decayed", () =>
 test("a routed model is saved under a name of its own and comes back the same", () =>
   withDevice("native", async (device) => {
     using temp = temporaryFolder();
-    for (const kvRouting of [LEARNED, { kind: "learned", first: 1 }, { kind: "average", last: 2 }] as const) {
+    for (const kvRouting of [
+      LEARNED,
+      { kind: "learned", first: 1 },
+      { kind: "learned", first: 1, previous: false },
+      { kind: "average", last: 2 },
+    ] as const) {
       const model = tinyModel(device, { kvRouting });
       await saveTransformer(model, temp.path);
       const config = JSON.parse(fs.readFileSync(path.join(temp.path, "config.json"), "utf8"));
@@ -302,6 +308,7 @@ test("a routed model is saved under a name of its own and comes back the same", 
       /kv_routing\.kind = "random" is not supported, only "learned", "average", "hidden-static", "hidden-dynamic"/,
     );
     await broken({ kind: "learned", first: 0 }, /first is 0, expected a whole number of at least 1/);
+    await broken({ kind: "learned", previous: false }, /previous goes with first/);
     await broken({ kind: "learned", first: 1, last: 1 }, /first and last exclude each other/);
     await broken({ kind: "learned", top_p: 0.9 }, /topP goes with kind "hidden-static", not "learned"/);
     await broken({ kind: "learned", top_k: 2 }, /kv_routing\.top_k = 2 is not known/);

@@ -133,6 +133,11 @@ export const routingFields = (group: { group: string }) => ({
     .optional()
     .describe("with --kv-routing: only the first so many layers, the one before, and its own [all]")
     .meta(group),
+  routingPrevious: z
+    .boolean()
+    .default(true)
+    .describe("with --routing-first: the layer before, too")
+    .meta(group),
   routingLast: count()
     .optional()
     .describe("with --kv-routing: only the last so many layers, its own among them [all]")
@@ -178,6 +183,7 @@ export function residualOf({
 interface RoutingOptions {
   readonly kvRouting: "none" | KvRoutingSpec["kind"];
   readonly routingFirst?: number;
+  readonly routingPrevious?: boolean;
   readonly routingLast?: number;
   readonly routingFrom?: number;
   readonly routingTopP?: number;
@@ -205,12 +211,15 @@ export function refuseRouterFlags(
 export function routingOf({
   kvRouting: kind,
   routingFirst: first,
+  routingPrevious: previous = true,
   routingLast: last,
   routingFrom: from,
   routingTopP: topP,
 }: RoutingOptions): KvRoutingSpec | undefined {
   if (first !== undefined && last !== undefined)
     throw usageError("--routing-first and --routing-last exclude each other; give one of them");
+  if (!previous && first === undefined)
+    throw usageError("--no-routing-previous goes with --routing-first; leave it out");
   if (topP !== undefined && kind !== "hidden-static")
     throw usageError("--routing-top-p goes with --kv-routing hidden-static; leave it out");
   if (kind === "none") {
@@ -222,6 +231,7 @@ export function routingOf({
   return {
     kind,
     ...(first !== undefined && { first }),
+    ...(!previous && { previous }),
     ...(last !== undefined && { last }),
     ...(from !== undefined && { from }),
     ...(topP !== undefined && { topP }),

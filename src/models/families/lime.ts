@@ -16,10 +16,18 @@ const KINDS = {
 } as const satisfies { [K in KvRoutingSpec["kind"]]: K };
 
 /** `kv_routing` of a config. */
-export function routingKeys({ kind, first, last, from, topP }: KvRoutingSpec): Record<string, unknown> {
+export function routingKeys({
+  kind,
+  first,
+  previous,
+  last,
+  from,
+  topP,
+}: KvRoutingSpec): Record<string, unknown> {
   return {
     kind,
     ...(first !== undefined && { first }),
+    ...(previous !== undefined && { previous }),
     ...(last !== undefined && { last }),
     ...(from !== undefined && { from }),
     ...(topP !== undefined && { top_p: topP }),
@@ -34,6 +42,7 @@ function routing(c: ConfigReader): KvRoutingSpec {
   const found = {
     kind: keys.choice("kind", KINDS),
     ...(first !== undefined && { first }),
+    ...(!keys.flag("previous", true) && { previous: false }),
     ...(last !== undefined && { last }),
     ...(from !== undefined && { from }),
     ...(topP !== undefined && { topP }),
