@@ -4,6 +4,7 @@
 import { writeChart } from "../src/report/chart.ts";
 import { fillPage } from "./lib/page.ts";
 import {
+  differenceTable,
   gradeTable,
   lossCurves,
   parameterLine,
@@ -27,6 +28,14 @@ for (const group of new Set(runs.map((r) => r.group))) {
 const settings = sharedSettings(runs);
 const blocks = {
   "arithmetic-accuracy": gradeTable(runs, (group) => `${operators(group)} operators, `),
+  "arithmetic-differences": differenceTable(
+    runs,
+    [
+      ["lime", "plain"],
+      ["lime-uniform", "plain-uniform"],
+    ],
+    (group) => `${operators(group)} operators, `,
+  ),
   "arithmetic-settings": `Numbers up to ${settings.task.max}; ${trainingLine(settings)} Parameters: ${parameterLine(runs)}.`,
 };
 fillPage("docs/results/lime.md", blocks, { group: "arithmetic" });

@@ -4,6 +4,7 @@
 import { writeChart } from "../src/report/chart.ts";
 import { fillPage } from "./lib/page.ts";
 import {
+  differenceTable,
   gradeTable,
   lossCurves,
   parameterLine,
@@ -25,6 +26,7 @@ writeChart("docs/results/lime/prosqa.svg", {
 });
 const blocks = {
   "prosqa-accuracy": gradeTable(runs, () => ""),
+  "prosqa-differences": differenceTable(runs, [["lime", "plain"]], () => ""),
   "prosqa-settings": `${layers} layers, ${heads} heads, width ${d}, MLP of ${ffn}; ${trainingLine(settings)} Parameters: ${parameterLine(runs)}.`,
 };
 fillPage("docs/results/lime.md", blocks, { group: "prosqa" });

@@ -80,6 +80,42 @@ export function gradeTable(runs: readonly FoundRun[], nameOf: (group: string) =>
   );
 }
 
+/**
+ * A row for each group and pair of arms that share a seed, so the numbers that both begin with and the order of samples: the
+ * difference in points of accuracy and in loss, of each seed and on average.
+ */
+export function differenceTable(
+  runs: readonly FoundRun[],
+  pairs: readonly (readonly [arm: string, base: string])[],
+  nameOf: (group: string) => string,
+): string {
+  const rows = [...new Set(runs.map(({ group }) => group))].flatMap((group) =>
+    pairs.flatMap(([arm, base]) => {
+      const own = runs.filter((r) => r.group === group);
+      const both = own.flatMap((r) => {
+        const other = own.find((o) => o.arm === base && o.seed === r.seed);
+        return r.arm === arm && other ? [{ run: r.run, base: other.run }] : [];
+      });
+      if (both.length === 0) return [];
+      const points = both.map((pair) => 100 * (pair.run.grades.accuracy - pair.base.grades.accuracy));
+      const losses = both.map((pair) => pair.run.loss - pair.base.loss);
+      return [
+        [
+          `${nameOf(group)}${ARMS[arm]} − ${ARMS[base]}`,
+          String(both.length),
+          signed(spreadOf(points).mean, 1),
+          points.map((x) => signed(x, 1)).join(", "),
+          signed(spreadOf(losses).mean, 3),
+          losses.map((x) => signed(x, 3)).join(", "),
+        ],
+      ];
+    }),
+  );
+  return markdownTable(["", "seeds", "points", "by seed", "test loss, nats", "by seed"], rows);
+}
+
+const signed = (x: number, digits: number): string => `${x > 0 ? "+" : ""}${x.toFixed(digits)}`;
+
 /** Test loss by epoch, mean and extremes over the seeds. */
 export function lossCurves(runs: readonly FoundRun[]): Series[] {
   return byArm(runs).map(({ arm, title, runs: own }) => ({

@@ -6,6 +6,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import {
+  differenceTable,
   gradeTable,
   lossCurves,
   parameterLine,
@@ -80,6 +81,19 @@ test("runs are told apart by their folders; tables pool the seeds and show each"
     /^\| size6: plain \| 2 \| 30\.0 \(25\.7 to 34\.7\) \| 25\.0, 35\.0 \| 15\.0 \| 1\.25/,
   );
   assert.match(rows[2], /^\| size6: LIMe \| 1 \| 50\.0 /);
+  const name = (group: string) => `${group}: `;
+  const [pair, ...others] = differenceTable(
+    runs,
+    [
+      ["lime", "plain"],
+      ["lime-uniform", "plain-uniform"],
+    ],
+    name,
+  )
+    .split("\n")
+    .slice(2);
+  assert.equal(pair, "| size6: LIMe − plain | 1 | +25.0 | +25.0 | -0.500 | -0.500 |");
+  assert.deepEqual(others, [], "arms without the other of the pair at a seed are left out");
   const curves = lossCurves(runs.filter(({ group }) => group === "size6"));
   assert.deepEqual(
     curves.map(({ name, points }) => [name, points.map(({ x, mean }) => [x, mean])]),
