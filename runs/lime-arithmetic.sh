@@ -5,9 +5,10 @@
 #
 #   runs/lime-arithmetic.sh [OUT]    default out/lime-arithmetic
 #
-#   SIZES=6  SEEDS="0 1 2"  EPOCHS=6  BATCH=8  CONTEXT=384  LR=1e-2  ROUTER_LR=1  ARMS="plain lime"    what is run; the other arms are
-#   plain-uniform and lime-uniform. The paper has sizes 4, 5, 6 and 200 epochs at 1e-3. Two cores do an epoch of size 6 in about
-#   a minute. ROUTER_LR is a multiple of LR: as given, routers learn at 1e-2, as in the paper.
+#   SIZES=6  SEEDS="0 1 2"  EPOCHS=6  BATCH=8  CONTEXT=384  LR=1e-2  ROUTER_LR=1  ARMS="plain lime"    what is run; the other arms
+#   are plain-uniform, lime-uniform and lime-random, whose routers begin without the identity. The paper has sizes 4, 5, 6 and 200
+#   epochs at 1e-3. Two cores run a pair with 6 operators in about 8 minutes. ROUTER_LR is a multiple of LR: as given, routers
+#   learn at 1e-2, as in the paper.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/lime-arithmetic}
@@ -18,7 +19,7 @@ out=${1:-out/lime-arithmetic}
 arm() { # NAME SIZE SEED
   local routing=none start=normal routers=()
   case $1 in lime*) routing=learned routers=(--router-lr "$ROUTER_LR") ;; esac
-  case $1 in *-uniform) start=uniform ;; esac
+  case $1 in *-uniform) start=uniform ;; *-random) routers+=(--no-router-identity) ;; esac
   node dist/src/cli/main.js task train --task arithmetic --operands "$2" --count operators --epochs "$EPOCHS" --lr "$LR" \
     --batch "$BATCH" --seed "$3" --kv-routing "$routing" "${routers[@]}" --kv-start "$start" --context "$CONTEXT" --threads 1 \
     --out "$out/$1-size$2-seed$3"

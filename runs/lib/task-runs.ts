@@ -14,6 +14,7 @@ export const ARMS: Readonly<Record<string, string>> = {
   plain: "plain",
   lime: "LIMe",
   "plain-uniform": "plain, keys and values begin uniform",
+  "lime-random": "LIMe, routers begin random",
   "lime-uniform": "LIMe, keys and values begin uniform (the released code)",
 };
 
@@ -30,7 +31,7 @@ export interface FoundRun {
 /** The runs that are done, by group, arm and seed. */
 export function readTaskRuns(out: string): FoundRun[] {
   const found = (existsSync(out) ? readdirSync(out) : []).flatMap((name): FoundRun[] => {
-    const [, arm, group = "", seed] = /^([a-z]+(?:-uniform)?)-(?:(.+)-)?seed(\d+)$/.exec(name) ?? [];
+    const [, arm, group = "", seed] = /^([a-z]+(?:-uniform|-random)?)-(?:(.+)-)?seed(\d+)$/.exec(name) ?? [];
     const file = join(out, name, "run.json");
     if (arm === undefined || !existsSync(file)) return [];
     const run = JSON.parse(readFileSync(file, "utf8")) as TaskRun;

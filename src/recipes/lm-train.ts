@@ -7,6 +7,7 @@ import { join } from "node:path";
 import {
   checkSpec,
   createTransformer,
+  type FreshOptions,
   forwardFlops,
   type KvRoutingSpec,
   LM_TRAIN_DEFAULTS,
@@ -53,6 +54,8 @@ export interface LmRunOptions {
   readonly sizes: LmSizes;
   /** What is left out has its default; `tokens`: one pass over the text; `micro`: the largest divisor of `batch` up to 8. */
   readonly train: Partial<LmTrainConfig>;
+  /** What parameters begin as, where that is not the default. */
+  readonly start?: Pick<FreshOptions, "routerIdentity">;
   /** Attention stays inside a document. */
   readonly segments: boolean;
   /** How the finished model is stored. */
@@ -72,6 +75,8 @@ export interface LmRun {
   /** For each token, as `forwardFlops` counts by default: a forward pass over a window, and training. */
   readonly flops: { readonly forward: number; readonly training: number };
   readonly train: LmTrainConfig;
+  /** What parameters began as, where that is not the default. */
+  readonly start?: LmRunOptions["start"];
   readonly segments: boolean;
   readonly dtype: string;
   readonly text: { readonly train: string; readonly tokens: number; readonly documents: number };
@@ -98,7 +103,7 @@ export async function trainLmRun(device: Device, options: LmRunOptions): Promise
     signal,
   });
   const spec = specOf(sizes, data.tokenizer);
-  const model = createTransformer(device, spec, { rng: parameterRng(options.train) });
+  const model = createTransformer(device, spec, { rng: parameterRng(options.train), ...options.start });
   try {
     const packer = packerOf(data.train, data.tokenizer, options, true);
     await packer.reach(tokens === undefined ? Number.POSITIVE_INFINITY : 1);
@@ -120,6 +125,7 @@ export async function trainLmRun(device: Device, options: LmRunOptions): Promise
         text: data.train.lazy?.identity ?? data.train.tokens,
         model: spec,
         segments,
+        ...options.start,
       },
       signal,
       onRecord: options.onRecord,
@@ -228,7 +234,7 @@ async function writeRun(
   data: LmData,
   config: LmTrainConfig,
   steps: number,
-  { out, sizes, segments, dtype }: LmRunOptions,
+  { out, sizes, start, segments, dtype }: LmRunOptions,
 ): Promise<LmRun> {
   await saveModel(model, data.tokenizer, out, dtype);
   const records = readJsonLines(join(out, "metrics.jsonl")) as LmTrainRecord[];
@@ -239,6 +245,7 @@ async function writeRun(
     parameters: parameterCount(model.spec),
     flops: { forward: forwardFlops(model.spec).total, training: trainingFlops(model.spec) },
     train: config,
+    ...(start && Object.keys(start).length > 0 && { start }),
     segments,
     dtype,
     text: { train: source, tokens, documents },

@@ -70,6 +70,53 @@ function readPicture(file: string) {
   };
 }
 
+test("lm train begins routers at random on request, says so in run.json, and takes no other beginning for the same run", async () => {
+  const out = path.join(temp.path, "random");
+  const args = [
+    "lm",
+    "train",
+    "--text",
+    text,
+    "--tokenizer",
+    plain,
+    "--out",
+    out,
+    "--d",
+    "8",
+    "--layers",
+    "2",
+    "--heads",
+    "2",
+  ];
+  const command = [
+    ...args,
+    "--kv-heads",
+    "2",
+    "--ffn",
+    "16",
+    "--context",
+    "16",
+    "--batch",
+    "4",
+    "--tokens",
+    "128",
+    "--quiet",
+  ];
+  const ran = await sluice([...command, "--kv-routing", "learned", "--no-router-identity"]);
+  assert.equal(ran.code, 0, ran.stderr);
+  const run = JSON.parse(readFileSync(path.join(out, "run.json"), "utf8"));
+  assert.deepEqual(run.start, { routerIdentity: false });
+  const shown = await sluice(["lime", "routes", "--model", out, "--heads", "--json"]);
+  const [{ routers }] = shown.json<{ models: { routers: LayerRouter[] }[] }>().models;
+  assert.ok(Math.abs(routers[0].weights[2]) < 0.95, "two steps do not bring the identity about");
+  const other = await sluice([...command, "--kv-routing", "learned"]);
+  assert.equal(other.code, 1, other.stderr);
+  assert.match(other.stderr, /of another run \(routerIdentity false there, undefined here\)/);
+  const without = await sluice([...command, "--no-router-identity"]);
+  assert.equal(without.code, 2);
+  assert.match(without.stderr, /--router-identity: only with --kv-routing learned/);
+});
+
 test("lime routes gives shares of each layer's sources; a plain model has none", async () => {
   const ran = await sluice(["lime", "routes", "--model", routed, "--json"]);
   assert.equal(ran.code, 0, ran.stderr);

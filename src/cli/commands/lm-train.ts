@@ -21,6 +21,7 @@ import {
   refuseRouterFlags,
   residualFields,
   residualOf,
+  routerStartField,
   routingFields,
   routingOf,
   TEXTS,
@@ -68,6 +69,7 @@ const schema = z.object({
   ropeTheta: z.number().positive().default(10_000).describe("base of the rotary frequencies").meta(model),
   ...routingFields(model),
   ...residualFields(model),
+  ...routerStartField(model),
   tokens: count()
     .optional()
     .describe(
@@ -157,7 +159,7 @@ async function runTraining(
   options: Options,
   context: CommandContext,
 ): Promise<{ json: Record<string, unknown>; text: string }> {
-  refuseRouterFlags(options, context, ["routerLr"]);
+  refuseRouterFlags(options, context, ["routerLr", "routerIdentity"]);
   const run = runOptions(options, context);
   if (options.exportOnly) {
     const { step, parameters } = await exportLmRun(device, run);
@@ -200,6 +202,7 @@ function runOptions(options: Options, context: CommandContext): LmRunOptions {
       residual: residualOf(options),
     },
     train: trainOptions(options),
+    start: options.routerIdentity ? {} : { routerIdentity: false },
     segments: options.segments,
     dtype: options.dtype,
     out: options.out,

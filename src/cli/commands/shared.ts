@@ -158,6 +158,14 @@ export const routingFields = (group: { group: string }) => ({
     .meta(group),
 });
 
+export const routerStartField = (group: { group: string }) => ({
+  routerIdentity: z
+    .boolean()
+    .default(true)
+    .describe("routers begin as the identity on a layer's own heads, else random")
+    .meta(group),
+});
+
 /** How what blocks add joins what came before. */
 export const residualFields = (group: { group: string }) => ({
   residual: z

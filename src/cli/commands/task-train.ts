@@ -11,6 +11,7 @@ import {
   refuseRouterFlags,
   residualFields,
   residualOf,
+  routerStartField,
   routingFields,
   routingOf,
   withDevice,
@@ -60,11 +61,7 @@ const schema = z.object({
       "what keys' and values' matrices begin as: normal as the others, or uniform in ±1/√d as in LIMe's code",
     )
     .meta(model),
-  routerIdentity: z
-    .boolean()
-    .default(true)
-    .describe("routers begin as the identity on a layer's own heads, else random")
-    .meta(model),
+  ...routerStartField(model),
   epochs: z
     .number()
     .positive()
