@@ -106,12 +106,14 @@ function wantedNotes({ wanted = [] }, rounds) {
   const own = [...new Set(rounds.flatMap((r) => Object.keys(r)))].filter((label) =>
     label.startsWith("sluice"),
   );
-  return wanted.map(({ title, of, most, unit }) => {
-    const found = own.map((label) => {
-      const values = rounds.filter((r) => r[label]).map((r) => of(r[label]));
+  return wanted.flatMap(({ title, of, most, unit }) => {
+    const found = own.flatMap((label) => {
+      const values = rounds.flatMap((r) => (r[label] ? [of(r[label])] : [])).filter((x) => x !== undefined);
+      if (values.length === 0) return []; // an older result, without this figure
       const mark = most === undefined ? "" : median(values) <= most ? " ✓" : " ✗";
-      return `${label} ${spread(values)}${unit && ` ${unit}`}${mark}`;
+      return [`${label} ${spread(values)}${unit && ` ${unit}`}${mark}`];
     });
+    if (found.length === 0) return [];
     const bound = most === undefined ? "" : ` (at most ${most}${unit && ` ${unit}`} wanted)`;
     return `${title[0].toUpperCase()}${title.slice(1)}${bound}: ${found.join("; ")}.`;
   });
