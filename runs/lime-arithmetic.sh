@@ -8,7 +8,7 @@
 #   SIZES=6  SEEDS="0 1 2"  EPOCHS=6  BATCH=8  CONTEXT=384  LR=1e-2  ROUTER_LR=1  ARMS="plain lime"    what is run; the other arms
 #   are plain-uniform, lime-uniform and lime-random, whose routers begin without the identity. The paper has sizes 4, 5, 6 and 200
 #   epochs at 1e-3. Two cores run a pair with 6 operators in about 8 minutes. ROUTER_LR is a multiple of LR: as given, routers
-#   learn at 1e-2, as in the paper.
+#   learn at 1e-2, as in the paper. PAGE= prints the tables instead of writing them into the page.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/lime-arithmetic}
@@ -34,4 +34,4 @@ for size in $SIZES; do
   done
 done | xargs -P 2 -L 1 bash -euc 'arm "$@"' arm
 
-node dist/runs/lime-arithmetic.js "$out"
+node dist/runs/lime-arithmetic.js "$out" "${PAGE-docs/results/lime.md}"

@@ -6,6 +6,7 @@
 #   runs/lime-prosqa.sh [OUT]    default out/lime-prosqa
 #
 #   SEEDS="0 1 2"  EPOCHS=10  D=64  LAYERS=6  BATCH=32  LR=3e-3  ROUTER_LR=3  ARMS="plain lime"    ROUTER_LR is a multiple of LR.
+#   PAGE= prints the tables instead of writing them into the page.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/lime-prosqa}
@@ -29,4 +30,4 @@ for seed in $SEEDS; do
   for name in $ARMS; do echo "$name $seed"; done
 done | xargs -P 2 -L 1 bash -euc 'arm "$@"' arm
 
-node dist/runs/lime-prosqa.js "$out"
+node dist/runs/lime-prosqa.js "$out" "${PAGE-docs/results/lime.md}"

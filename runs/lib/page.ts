@@ -2,6 +2,7 @@
  * Result pages: written by hand, with tables that a program fills in between marks.
  */
 import { readFileSync, writeFileSync } from "node:fs";
+import { type Chart, writeChart } from "../../src/report/chart.ts";
 
 /**
  * Puts each block's lines between `<!-- begin NAME -->` and `<!-- end NAME -->`; every block and every pair of marks must meet.
@@ -27,6 +28,21 @@ export function fillPage(
     text = `${text.slice(0, from)}\n${block.trim()}\n${text.slice(to)}`;
   }
   writeFileSync(file, text);
+}
+
+/** The same, and a folder for pictures beside the page; or, without a page, the blocks on the screen and no pictures. */
+export function publish(
+  page: string,
+  blocks: Readonly<Record<string, string>>,
+  { group, pictures }: { readonly group: string; readonly pictures: Readonly<Record<string, Chart>> },
+): void {
+  if (page === "") {
+    for (const [name, block] of Object.entries(blocks)) console.log(`${name}\n\n${block}\n`);
+    return;
+  }
+  for (const [name, chart] of Object.entries(pictures))
+    writeChart(page.replace(/\.md$/, `/${name}.svg`), chart);
+  fillPage(page, blocks, { group });
 }
 
 /** A Markdown table; columns after the first are set to the right. */

@@ -158,7 +158,10 @@ export function sharedSettings(runs: readonly FoundRun[]): TaskSettings {
   const kinds = new Set(
     runs.map((found) => {
       const { task, sizes, start: _, train, ...rest } = settingsOf(found);
-      const shared = { ...train, seed: 0, tokens: 0, routerLr: undefined };
+      const { routerLr: _lr, ...others } = train; // plain models have none
+      const shared = Object.entries({ ...others, seed: 0, tokens: 0 }).filter(
+        ([key]) => !key.endsWith("EverySteps"), // an epoch, which has fewer steps where samples are shorter
+      );
       return JSON.stringify([{ ...task, operands: 0 }, { ...sizes, kvRouting: undefined }, shared, rest]);
     }),
   );
