@@ -206,7 +206,7 @@ function memoryOf(file: string, out: string): number {
     console.log(JSON.stringify({ tokens, grown: (most - start) / 1e6 }));`;
   const args = [
     "--max-semi-space-size=4",
-    "--max-old-space-size=64",
+    "--max-old-space-size=80",
     "--input-type=module",
     "-e",
     code,
