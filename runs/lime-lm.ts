@@ -7,7 +7,7 @@
  *   sizes LAYERS D LAYERS HEADS KV FFN      flags of a model of so many layers, with the parameters of the one behind it
  */
 import { type Series, writeChart } from "../src/report/chart.ts";
-import { formatCount, formatDuration } from "../src/util/index.ts";
+import { formatCount, formatDuration, signed } from "../src/util/index.ts";
 import {
   bestRate,
   comparePair,
@@ -30,8 +30,6 @@ const SHOWN_FROM = 0.25;
 
 const byArm = (a: FoundRun, b: FoundRun): number =>
   ARMS.indexOf(a.arm) - ARMS.indexOf(b.arm) || a.seed - b.seed;
-
-const signed = (v: number, digits: number): string => `${v > 0 ? "+" : ""}${v.toFixed(digits)}`;
 
 /** `-0.0123 (-0.0140 to -0.0101)` */
 function signedSpread(values: readonly number[], digits = 4): string {
@@ -237,22 +235,20 @@ function depthBlock(runs: readonly FoundRun[]): string {
   return [markdownTable(head, rows), "", "![Loss by depth](lime/lm-depth.svg)"].join("\n");
 }
 
+const without = (fields: object, names: readonly string[]) =>
+  Object.fromEntries(Object.entries(fields).filter(([name]) => !names.includes(name)));
+
 /** What the runs were, by their own records, which must agree in all but arm, seed, learning rate and depth. */
 function settingsLine(all: readonly FoundRun[], lr: string): string {
   if (all.length === 0) return NOTHING;
   const kinds = new Set(
-    all
-      .map(({ run, depth }) => {
-        const { sizes, train, text, tokenizer, segments } = run;
-        const { kvRouting: _, residual: __, ...shape } = sizes;
-        const shared = { ...shape, ...(depth !== undefined && { d: 0, ffn: 0, layers: 0 }) };
-        const { lr: ___, routerLr: ____, seed: _____, ...rest } = train;
-        return {
-          depth: depth !== undefined,
-          text: JSON.stringify([shared, rest, text.tokens, tokenizer, segments]),
-        };
-      })
-      .map(({ depth, text }) => `${depth} ${text}`),
+    all.map(({ run, depth }) => {
+      const { text, tokenizer, segments } = run;
+      const varied = depth === undefined ? [] : ["d", "ffn", "layers"];
+      const sizes = without(run.sizes, ["kvRouting", "residual", ...varied]);
+      const train = without(run.train, ["lr", "routerLr", "seed"]);
+      return `${depth !== undefined} ${JSON.stringify([sizes, train, text.tokens, tokenizer, segments])}`;
+    }),
   );
   const depths = Number(all.some(({ depth }) => depth !== undefined));
   const bases = Number(all.some(({ depth }) => depth === undefined));

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { TaskRun } from "../../src/recipes/task-train.ts";
 import type { Series } from "../../src/report/chart.ts";
-import { readJsonLines, wilsonInterval } from "../../src/util/index.ts";
+import { readJsonLines, signed, wilsonInterval } from "../../src/util/index.ts";
 import { markdownTable, showSpread, spreadOf } from "./page.ts";
 
 /** Names of the arms on the page, in its order. */
@@ -114,8 +114,6 @@ export function differenceTable(
   );
   return markdownTable(["", "seeds", "points", "by seed", "test loss, nats", "by seed"], rows);
 }
-
-const signed = (x: number, digits: number): string => `${x > 0 ? "+" : ""}${x.toFixed(digits)}`;
 
 /** Test loss by epoch, mean and extremes over the seeds. */
 export function lossCurves(runs: readonly FoundRun[]): Series[] {

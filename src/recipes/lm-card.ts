@@ -2,7 +2,7 @@
  * The model card of a language model trained on a mixture of corpora: Markdown with Hugging Face's front matter, from plain
  * data. Every number in it is measured or counted by whoever calls; nothing is read here.
  */
-import { formatCount, formatDuration, mean } from "../util/index.ts";
+import { formatCount, formatDuration, mean, signed } from "../util/index.ts";
 
 /** One corpus of the training mixture. */
 export interface CardCorpus {
@@ -263,7 +263,7 @@ function twinSection({ name, losses, windows, context }: ModelCard, twin: CardTw
             groups(tokens),
             loss.toFixed(3),
             other.loss.toFixed(3),
-            `${signed(loss - other.loss)} ± ${other.standardError.toFixed(4)}`,
+            `${signed(loss - other.loss, 4)} ± ${other.standardError.toFixed(4)}`,
             `${signed(100 * Math.expm1(loss - other.loss), 1)} %`,
           ],
         ]
@@ -282,10 +282,8 @@ Cross-entropy, nats a token, on the same ${windows} windows of ${context} tokens
 
 ${table(["Domain", "Tokens", name, twin.name, "Difference", "Perplexity"], rows, 1)}
 
-Mean over the domains: ${signed(average)} nats, ${signed(100 * Math.expm1(average), 1)} % perplexity.`;
+Mean over the domains: ${signed(average, 4)} nats, ${signed(100 * Math.expm1(average), 1)} % perplexity.`;
 }
-
-const signed = (x: number, digits = 4): string => `${x > 0 ? "+" : ""}${x.toFixed(digits)}`;
 
 function sampleSection({ samples, sampling }: ModelCard): string {
   const { temperature, topP, seed } = sampling;

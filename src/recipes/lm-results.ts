@@ -2,7 +2,7 @@
  * What a language model's card reports: held-out cross-entropy beside an n-gram model's on the same tokens, and samples.
  * Both predict the same targets; the n-gram also sees the text before a window, which the language model does not.
  */
-import { generate, heldOutBatches, spreadWindows } from "../models/index.ts";
+import { generate, heldOutBatches, spreadWindows, type Transformer } from "../models/index.ts";
 import type { TokenFile } from "../text/index.ts";
 import { std } from "../util/index.ts";
 
@@ -47,27 +47,28 @@ export async function compareOn(
   const { model, tokenizer } = lm;
   const packer = windowsOf(lm, file, { shuffle: false });
   const chosen = spreadWindows(packer.windows, windows);
-  const T = packer.context;
   const own: number[] = []; // mean of each window, nats
-  let [tokens, bytes, loss, baseline, read] = [0, 0, 0, 0, 0];
-  for await (const { targets, losses } of heldOutBatches(model, packer, { windows, signal })) {
-    for (let start = 0; start < targets.length; start += T) {
-      const other = ngramLosses(ngram, packer, chosen[read++], tokenizer.bosId);
-      let [count, sum] = [0, 0];
-      for (let t = 0; t < T; t++) {
-        const target = targets[start + t];
-        if (target < 0) continue;
-        count++;
-        sum += losses[start + t];
-        baseline += other[t];
-        if (!tokenizer.specialIds.has(target)) bytes += tokenizer.tokenBytes(target)?.length ?? 0;
-      }
-      own.push(sum / count);
-      tokens += count;
-      loss += sum;
+  let [tokens, bytes, loss, baseline] = [0, 0, 0, 0];
+  for await (const scored of scoredWindows(model, packer, { windows, signal })) {
+    const ngrams = ngramLosses(ngram, packer, chosen[own.length], tokenizer.bosId);
+    for (const { t, target } of scored.targets) {
+      baseline += ngrams[t];
+      if (!tokenizer.specialIds.has(target)) bytes += tokenizer.tokenBytes(target)?.length ?? 0;
     }
+    own.push(scored.sum / scored.targets.length);
+    tokens += scored.targets.length;
+    loss += scored.sum;
   }
-  const other = twin && (await windowLosses(twin, packer, { windows, signal }));
+  let other: CardLoss["twin"];
+  if (twin) {
+    const differences: number[] = [];
+    let sum = 0;
+    for await (const scored of scoredWindows(twin.model, packer, { windows, signal })) {
+      differences.push(own[differences.length] - scored.sum / scored.targets.length);
+      sum += scored.sum;
+    }
+    other = { loss: sum / tokens, standardError: standardErrorOf(differences) };
+  }
   return {
     domain,
     tokens,
@@ -75,36 +76,27 @@ export async function compareOn(
     standardError: standardErrorOf(own),
     bitsPerByte: loss / Math.LN2 / bytes,
     ngram: baseline / tokens,
-    ...(other && {
-      twin: { loss: other.loss, standardError: standardErrorOf(own.map((x, i) => x - other.byWindow[i])) },
-    }),
+    ...(other && { twin: other }),
   };
 }
 
 const standardErrorOf = (xs: readonly number[]): number => std(xs) / Math.sqrt(xs.length);
 
-/** Mean cross-entropy of the targets in each window, and over all of them. */
-async function windowLosses(
-  { model }: Pick<LanguageModel, "model">,
+/** What a model makes of each window: where its targets stand, and the sum of their cross-entropies in nats. */
+async function* scoredWindows(
+  model: Transformer,
   packer: ReturnType<typeof windowsOf>,
   options: { windows: number; signal?: AbortSignal },
-): Promise<{ byWindow: number[]; loss: number }> {
-  const byWindow: number[] = [];
-  let [tokens, loss] = [0, 0];
+): AsyncGenerator<{ targets: { t: number; target: number }[]; sum: number }> {
+  const T = packer.context;
   for await (const { targets, losses } of heldOutBatches(model, packer, options)) {
-    for (let start = 0; start < targets.length; start += packer.context) {
-      let [count, sum] = [0, 0];
-      for (let t = start; t < start + packer.context; t++) {
-        if (targets[t] < 0) continue;
-        count++;
-        sum += losses[t];
-      }
-      byWindow.push(sum / count);
-      tokens += count;
-      loss += sum;
+    for (let start = 0; start < targets.length; start += T) {
+      const found = Array.from({ length: T }, (_, t) => ({ t, target: targets[start + t] })).filter(
+        ({ target }) => target >= 0,
+      );
+      yield { targets: found, sum: found.reduce((sum, { t }) => sum + losses[start + t], 0) };
     }
   }
-  return { byWindow, loss: loss / tokens };
 }
 
 export interface SampleOptions {

@@ -22,6 +22,9 @@ function quoted(text: string): string {
   return text.length > MAX_BRIEF ? `${json.slice(0, -1)}…"` : json;
 }
 
+/** `+1.50`, `-0.25`, `0.00`. */
+export const signed = (x: number, digits: number): string => `${x > 0 ? "+" : ""}${x.toFixed(digits)}`;
+
 /** `950`, `12.3k`, `4.56M`, `1.20G`. */
 export function formatCount(n: number): string {
   if (!Number.isFinite(n)) return String(n);

@@ -10,17 +10,18 @@ import {
   type Route,
   rankRoutes,
 } from "../../lime/index.ts";
-import { spreadWindows } from "../../models/index.ts";
 import { type LanguageModel, windowsOf } from "../../recipes/language-model.ts";
 import type { RoutePage } from "../../report/route-page.ts";
 import { formatCount, usageError } from "../../util/index.ts";
 import { type CommandContext, defineCommand } from "../command.ts";
+import { spreadOver } from "./lime-shared.ts";
 import {
   columnsOf,
   count,
   deviceFields,
   modelFields,
   modelHelp,
+  pictureField,
   textFields,
   withDevice,
   withModel,
@@ -35,7 +36,7 @@ const schema = z.object({
   routes: count().default(12).describe("routes listed, those with the largest mean share"),
   tokens: count().default(8).describe("tokens listed of each"),
   minCount: count().default(10).describe("least occurrences of a token that is listed"),
-  picture: z.string().optional().describe("SVG file: a map of the mean shares, and the list"),
+  ...pictureField,
   ...deviceFields,
 });
 type Options = z.output<typeof schema>;
@@ -69,8 +70,7 @@ export const limeCircuits = defineCommand({
           context,
           async (tokens) => {
             const packer = windowsOf(lm, tokens, { context: options.context, shuffle: false });
-            await packer.reach(options.sequences);
-            const windows = spreadWindows(packer.windows, options.sequences).map((w) => packer.at(w).tokens);
+            const windows = await spreadOver(packer, options.sequences);
             return { measured: await measure(lm, windows, options, context), windows: windows.length };
           },
         );
@@ -81,17 +81,26 @@ export const limeCircuits = defineCommand({
           const { drawRoutePage } = await import("../../report/route-page.ts");
           const { writeSvg } = await import("../../report/svg.ts");
           writeSvg(options.picture, drawRoutePage(pageOf(name, measured, listed)));
+          context.log(`drawn: ${options.picture}`);
         }
         const { positions, vocabulary } = measured;
         const { minCount } = options;
         return {
-          json: { model: name, windows, positions, vocabulary, minCount, strongest: listed, routes: all },
+          json: {
+            model: name,
+            windows,
+            positions,
+            vocabulary,
+            minCount,
+            strongest: listed,
+            routes: all,
+            picture: options.picture,
+          },
           text: [
             `${formatCount(positions)} positions, ${formatCount(vocabulary)} tokens with at least ${minCount} occurrences`,
             columnsOf([["reader", "head", "source", "share", "tokens (share there)"], ...listed.map(rowOf)], {
               left: 5,
             }),
-            ...(options.picture === undefined ? [] : [`picture: ${options.picture}`]),
           ].join("\n"),
         };
       });

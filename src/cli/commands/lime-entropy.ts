@@ -9,10 +9,9 @@ import {
   STATE_KINDS,
   type StateKind,
 } from "../../lime/index.ts";
-import { spreadWindows } from "../../models/index.ts";
 import { inputError } from "../../util/index.ts";
 import { defineCommand } from "../command.ts";
-import { drawLayers, layerSeries, onSameWindows } from "./lime-shared.ts";
+import { drawLayers, layerSeries, onSameWindows, spreadOver } from "./lime-shared.ts";
 import {
   columnsOf,
   count,
@@ -50,8 +49,7 @@ export const limeEntropy = defineCommand({
       const { sequences, order, picture } = options;
       const found = await onSameWindows({ command: "lime entropy", device, options }, context, {
         async choose(_, packer) {
-          await packer.reach(sequences);
-          const windows = spreadWindows(packer.windows, sequences).map((w) => packer.at(w).tokens);
+          const windows = await spreadOver(packer, sequences);
           if (windows.length < sequences)
             context.log(`the text has ${windows.length} windows, not ${sequences}`);
           if (windows.length < 2)

@@ -3,6 +3,7 @@
  */
 import { basename } from "node:path";
 import { STATE_KINDS, type StateKind } from "../../lime/index.ts";
+import { spreadWindows } from "../../models/index.ts";
 import { type LanguageModel, windowsOf } from "../../recipes/language-model.ts";
 import type { Series } from "../../report/chart.ts";
 import type { Device } from "../../tensor/index.ts";
@@ -67,6 +68,12 @@ export async function onSameWindows<W, T>(
   }
   if (!first) throw usageError(`${command}: name at least one model with --model`);
   return { chosen: first.chosen, context: first.context, models };
+}
+
+/** At most so many windows of a text, evenly spread over it. */
+export async function spreadOver(packer: TokenPacker, most: number): Promise<Int32Array[]> {
+  await packer.reach(most);
+  return spreadWindows(packer.windows, most).map((window) => packer.at(window).tokens);
 }
 
 /** Refuses a model that is named twice. */
