@@ -1,7 +1,9 @@
 /**
  * Tables and pictures of docs/results/lime.md from what runs/lime-arithmetic.sh measured.
  */
+import { createDevice } from "../src/tensor/index.ts";
 import { publish } from "./lib/page.ts";
+import { arithmeticEntropies, entropyCurves, entropyTable } from "./lib/state-entropy.ts";
 import {
   differenceTable,
   gradeTable,
@@ -12,11 +14,18 @@ import {
   trainingLine,
 } from "./lib/task-runs.ts";
 
+/** Held-out samples that entropies are taken over. */
+const ENTROPY_SAMPLES = 64;
+
 const [out = "out/lime-arithmetic", page = "docs/results/lime.md"] = process.argv.slice(2);
 const runs = readTaskRuns(out);
 const operators = (group: string): string => group.replace(/^size/, "");
 
-const pictures = Object.fromEntries(
+const settings = sharedSettings(runs);
+const device = await createDevice();
+const entropies = await arithmeticEntropies(device, runs, ENTROPY_SAMPLES);
+
+const losses = Object.fromEntries(
   [...new Set(runs.map((r) => r.group))].map((group) => [
     `arithmetic-${operators(group)}`,
     {
@@ -27,7 +36,17 @@ const pictures = Object.fromEntries(
     },
   ]),
 );
-const settings = sharedSettings(runs);
+const largest = entropies.filter(({ group }) => group === runs[runs.length - 1].group);
+const [first, second] = new Set(largest.map(({ arm }) => arm)); // more would be too many lines
+const pictures = {
+  ...losses,
+  "arithmetic-entropy": {
+    title: `Matrix entropy of states, ${operators(largest[0].group)} operators, ${ENTROPY_SAMPLES} held-out expressions`,
+    x: { label: "layer", ticks: entropies[0].layers.map((_, layer) => layer) },
+    y: { label: "entropy, nats (bars: extremes over seeds)" },
+    series: entropyCurves(largest.filter(({ arm }) => arm === first || arm === second)),
+  },
+};
 const blocks = {
   "arithmetic-accuracy": gradeTable(runs, (group) => `${operators(group)} operators, `),
   "arithmetic-differences": differenceTable(
@@ -38,6 +57,7 @@ const blocks = {
     ],
     (group) => `${operators(group)} operators, `,
   ),
+  "arithmetic-entropy": entropyTable(entropies, (group) => `${operators(group)} operators, `),
   "arithmetic-settings": `Numbers up to ${settings.task.max}; ${trainingLine(settings)} Parameters: ${parameterLine(runs)}.`,
 };
 publish(page, blocks, { group: "arithmetic", pictures });

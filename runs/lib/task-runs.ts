@@ -19,6 +19,7 @@ export const ARMS: Readonly<Record<string, string>> = {
 };
 
 export interface FoundRun {
+  readonly dir: string;
   readonly arm: string;
   /** What stands between arm and seed, as `size6`; empty where nothing does. */
   readonly group: string;
@@ -32,18 +33,19 @@ export interface FoundRun {
 export function readTaskRuns(out: string): FoundRun[] {
   const found = (existsSync(out) ? readdirSync(out) : []).flatMap((name): FoundRun[] => {
     const [, arm, group = "", seed] = /^([a-z]+(?:-uniform|-random)?)-(?:(.+)-)?seed(\d+)$/.exec(name) ?? [];
-    const file = join(out, name, "run.json");
+    const dir = join(out, name);
+    const file = join(dir, "run.json");
     if (arm === undefined || !existsSync(file)) return [];
     const run = JSON.parse(readFileSync(file, "utf8")) as TaskRun;
     const { epochs } = run.settings as { epochs: number };
-    const records = readJsonLines(join(out, name, "metrics.jsonl")) as {
+    const records = readJsonLines(join(dir, "metrics.jsonl")) as {
       step: number;
       validation?: { test: number };
     }[];
     const curve = records.flatMap(({ step, validation }) =>
       validation ? [{ epoch: (epochs * step) / run.steps, loss: validation.test }] : [],
     );
-    return [{ arm, group, seed: Number(seed), run, curve }];
+    return [{ dir, arm, group, seed: Number(seed), run, curve }];
   });
   if (found.length === 0) throw new Error(`${out}: no run is done`);
   return found.sort((a, b) => a.group.localeCompare(b.group) || a.seed - b.seed);

@@ -2,7 +2,7 @@
  * What the tests of models share: devices of both backends with a leak check, tiny models, closeness.
  */
 import assert from "node:assert/strict";
-import { createTransformer, type ModelSpec, type Transformer } from "../../src/models/index.ts";
+import { createTransformer, generate, type ModelSpec, type Transformer } from "../../src/models/index.ts";
 import { type BackendName, createDevice, type Device, type Tensor } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import { usable } from "../native.ts";
@@ -58,6 +58,29 @@ export function someTokens(device: Device, rows: number, length: number, seed = 
 export function someIds(count: number, seed = 1): Int32Array {
   const rng = new Rng(seed);
   return Int32Array.from({ length: count }, () => 2 + rng.int(tinySpec.vocabSize - 2));
+}
+
+/** The numbers of a tensor, which is then freed with all that it was made of. */
+export async function take(device: Device, make: () => Tensor): Promise<Float32Array> {
+  const tensor = device.scope(make);
+  return await tensor.floats().finally(() => tensor.dispose());
+}
+
+/** Greedy decoding through a cache, batched and padded, writes what whole passes over each prompt write. */
+export async function assertDecodes(model: Transformer, prompts: number[][], count: number): Promise<void> {
+  const { device } = model;
+  const found = await generate(model, prompts, { maxNewTokens: count, stopTokens: [] });
+  for (const [row, prompt] of prompts.entries()) {
+    const ids = [...prompt];
+    for (let i = 0; i < count; i++) {
+      const last = await take(device, () => {
+        const tokens = device.tensor(ids, [1, ids.length], "i32");
+        return model.forward(tokens, { logits: "last" }).logits!;
+      });
+      ids.push(last.indexOf(Math.max(...last)));
+    }
+    assert.deepEqual([...found[row].tokens], ids.slice(prompt.length), `prompt ${row}`);
+  }
 }
 
 /** |a - b| <= absolute + relative |b| everywhere. */

@@ -8,7 +8,6 @@ import { test } from "node:test";
 import {
   createTransformer,
   crossEntropies,
-  generate,
   hashTransformer,
   hookPoints,
   hookWidth,
@@ -23,19 +22,24 @@ import {
 import { isRouter } from "../../src/models/params.ts";
 import { topPMask } from "../../src/models/top-p.ts";
 import { paramGroups } from "../../src/models/train.ts";
-import { type Device, mul, sum, type Tensor } from "../../src/tensor/index.ts";
+import { mul, sum, type Tensor } from "../../src/tensor/index.ts";
 import { Rng } from "../../src/util/index.ts";
 import { temporaryFolder } from "../temporary.ts";
-import { assertNear, BACKENDS, someIds, someTokens, tinyModel, tinySpec, withDevice } from "./helpers.ts";
+import {
+  assertDecodes,
+  assertNear,
+  BACKENDS,
+  someIds,
+  someTokens,
+  take,
+  tinyModel,
+  tinySpec,
+  withDevice,
+} from "./helpers.ts";
 
 const STATIC = { kind: "hidden-static" } as const;
 const DYNAMIC = { kind: "hidden-dynamic" } as const;
 const TOP = { kind: "hidden-static", topP: 0.8 } as const;
-
-const take = async (device: Device, make: () => Tensor): Promise<Float32Array> => {
-  const tensor = device.scope(make);
-  return await tensor.floats().finally(() => tensor.dispose());
-};
 
 /** Logits and gains that matter: all routers and norms of streams at random. */
 async function shake(model: Transformer): Promise<void> {
@@ -190,18 +194,7 @@ for (const backend of BACKENDS) {
           [1, 5, 9, 2, 8],
           [1, 7],
         ];
-        const options = { maxNewTokens: 5, stopTokens: [] };
-        const found = await generate(model, prompts, options);
-        for (const [row, prompt] of prompts.entries()) {
-          const ids = [...prompt];
-          for (let i = 0; i < options.maxNewTokens; i++) {
-            const tokens = device.tensor(ids, [1, ids.length], "i32");
-            const last = await take(device, () => model.forward(tokens, { logits: "last" }).logits!);
-            tokens.dispose();
-            ids.push(last.indexOf(Math.max(...last)));
-          }
-          assert.deepEqual([...found[row].tokens], ids.slice(prompt.length), `${kvRouting.kind} ${row}`);
-        }
+        await assertDecodes(model, prompts, 5);
         model.dispose();
       }
     }));

@@ -9,7 +9,6 @@ import { llamaNames } from "../../src/models/families/index.ts";
 import {
   createTransformer,
   crossEntropies,
-  generate,
   hashTransformer,
   hookPoints,
   loadTransformer,
@@ -26,7 +25,16 @@ import { type Device, mul, permute, rope, sum, type Tensor } from "../../src/ten
 import { Rng, writeJson } from "../../src/util/index.ts";
 import { type GoldenFile, golden, goldenJson, goldenPath } from "../golden.ts";
 import { temporaryFolder } from "../temporary.ts";
-import { assertNear, BACKENDS, someTokens, tinyModel, tinySpec, withDevice } from "./helpers.ts";
+import {
+  assertDecodes,
+  assertNear,
+  BACKENDS,
+  someTokens,
+  take,
+  tinyModel,
+  tinySpec,
+  withDevice,
+} from "./helpers.ts";
 
 const LEARNED = { kind: "learned" } as const;
 
@@ -63,11 +71,6 @@ function assertGolden(got: Float32Array, want: Float32Array, name: string, relat
   const largest = want.reduce((m, x) => Math.max(m, Math.abs(x)), 0);
   assertNear(got, want, name, { absolute: relative * largest, relative: 0 });
 }
-
-const take = async (device: Device, make: () => Tensor): Promise<Float32Array> => {
-  const tensor = device.scope(make);
-  return await tensor.floats().finally(() => tensor.dispose());
-};
 
 async function streamsAgree(model: Transformer, expected: GoldenFile): Promise<void> {
   const { device, spec } = model;
@@ -173,18 +176,7 @@ for (const backend of BACKENDS) {
         [1, 7],
         [1, 3, 3, 3],
       ];
-      const options = { maxNewTokens: 6, stopTokens: [] };
-      const found = await generate(model, prompts, options);
-      for (const [row, prompt] of prompts.entries()) {
-        const ids = [...prompt];
-        for (let i = 0; i < options.maxNewTokens; i++) {
-          const tokens = device.tensor(ids, [1, ids.length], "i32");
-          const last = await take(device, () => model.forward(tokens, { logits: "last" }).logits!);
-          tokens.dispose();
-          ids.push(last.indexOf(Math.max(...last)));
-        }
-        assert.deepEqual([...found[row].tokens], ids.slice(prompt.length), `prompt ${row}`);
-      }
+      await assertDecodes(model, prompts, 6);
       model.dispose();
     }));
 }

@@ -58,7 +58,7 @@ export const limeCircuits = defineCommand({
     "most above the mean. With --kv-routing hidden-dynamic also the tokens that the router favours by their embedding alone " +
     "(docs/metrics.md).",
   schema,
-  examples: ["sluice lime circuits --model out/brook-lime --text sotu --picture out/circuits.svg"],
+  examples: ["sluice lime circuits --model models/brook-lime --text sotu --picture out/circuits.svg"],
   run: (options, context) =>
     withDevice(options, async (device) => {
       const { model: name, text } = options;

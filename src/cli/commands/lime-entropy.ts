@@ -41,8 +41,8 @@ export const limeEntropy = defineCommand({
     ...deviceFields,
   }),
   examples: [
-    "sluice lime entropy --model models/brook,out/brook-lime --text sotu",
-    "sluice lime entropy --model models/brook,out/brook-lime --text sotu --picture out/entropy.svg",
+    "sluice lime entropy --model models/brook,models/brook-lime --text sotu",
+    "sluice lime entropy --model models/brook,models/brook-lime --text sotu --picture out/entropy.svg",
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {

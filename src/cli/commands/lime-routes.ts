@@ -29,8 +29,8 @@ export const limeRoutes = defineCommand({
     ...deviceFields,
   }),
   examples: [
-    "sluice lime routes --model out/brook-lime",
-    "sluice lime routes --model out/brook-lime --heads --picture out/heads.svg",
+    "sluice lime routes --model models/brook-lime",
+    "sluice lime routes --model models/brook-lime --heads --picture out/heads.svg",
   ],
   run: (options, context) =>
     withDevice(options, async (device) => {

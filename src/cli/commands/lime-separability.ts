@@ -54,7 +54,7 @@ export const limeSeparability = defineCommand({
     ...deviceFields,
   }),
   examples: [
-    "sluice lime separability --model models/brook,out/brook-lime --text sotu --split all",
+    "sluice lime separability --model models/brook,models/brook-lime --text sotu --split all",
     "sluice lime separability --model models/brook --text sotu --epochs 30 --picture out/words.svg",
   ],
   run: (options, context) =>

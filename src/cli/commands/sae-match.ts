@@ -73,7 +73,7 @@ export const saeMatch = defineCommand({
   schema,
   examples: [
     "sluice sae match --sae out/seed0 --other out/seed1 --model models/brook --text sotu,brown",
-    "sluice sae match --sae out/a --model models/brook --other out/b --other-model out/brook-lime --text sotu --partners out/partners.jsonl",
+    "sluice sae match --sae out/a --model models/brook --other out/b --other-model models/brook-lime --text sotu --partners out/partners.jsonl",
   ],
   run: (options, context) =>
     withDevice(options, (device) =>
