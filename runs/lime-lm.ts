@@ -7,7 +7,7 @@
  *   sizes LAYERS D LAYERS HEADS KV FFN      flags of a model of so many layers, with the parameters of the one behind it
  */
 import { type Series, writeChart } from "../src/report/chart.ts";
-import { formatCount, formatDuration, signed } from "../src/util/index.ts";
+import { formatCount, signed } from "../src/util/index.ts";
 import {
   bestRate,
   comparePair,
@@ -257,13 +257,13 @@ function settingsLine(all: readonly FoundRun[], lr: string): string {
       `runs of several kinds, which no table can hold; give each its own folder: ${[...kinds].join(" | ")}`,
     );
   const reference = all.find(({ depth }) => depth === undefined) ?? all[0];
-  const { sizes, train, seconds, tokens } = reference.run;
+  const { sizes, train, tokens } = reference.run;
   const routed = all.find(({ arm, lr: own }) => arm === "lime" && own === lr)?.run.train;
   const routers =
     routed?.routerLr === undefined
       ? ""
       : ` (routers ${Number((routed.lr * routed.routerLr).toPrecision(6))})`;
-  return `${sizes.layers} layers, width ${sizes.d}, ${sizes.heads} heads, ${sizes.kvHeads} of keys and values, MLP of ${sizes.ffn}; ${formatCount(tokens)} tokens of training in steps of ${train.batch} windows of ${sizes.context} tokens, AdamW with weight decay ${train.weightDecay}, peak learning rate ${lr}${routers} after ${train.warmup} steps of warm-up, then half a cosine to a tenth. The first run (${reference.arm}) took ${formatDuration(seconds)} on ${reference.run.machine}.`;
+  return `${sizes.layers} layers, width ${sizes.d}, ${sizes.heads} heads, ${sizes.kvHeads} of keys and values, MLP of ${sizes.ffn}; ${formatCount(tokens)} tokens of training in steps of ${train.batch} windows of ${sizes.context} tokens, AdamW with weight decay ${train.weightDecay}, peak learning rate ${lr}${routers} after ${train.warmup} steps of warm-up, then half a cosine to a tenth.`;
 }
 
 function writePage(out: string, lr: string): void {

@@ -26,16 +26,22 @@ export interface LmTrainState {
   readonly step: number;
   readonly packer: PackerState;
   readonly config: LmTrainConfig;
-  /** Losses since the last record. */
+  /** Since the last record. */
   readonly meter?: MeterState;
   /** What the run reads and trains; see `LmTrainOptions.identity`. */
   readonly identity?: Readonly<Record<string, unknown>>;
 }
 
-/** Sum of the losses of some steps, and how many. */
+/** Steps that no record tells of yet. */
 export interface MeterState {
+  /** Sum over the steps. */
   readonly loss: number;
   readonly steps: number;
+  /** Of the last step's gradient. */
+  readonly norm?: number;
+  /** Seen since the checkpoint's run began or wrote its last record, and the time that they took. */
+  readonly tokens?: number;
+  readonly ms?: number;
 }
 
 /** Saves parameters, moments and state to `path`. */
@@ -112,7 +118,15 @@ const stateSchema = z.object({
   step: count,
   packer: z.object({ epoch: count, index: count }),
   config: z.record(z.string(), z.unknown()),
-  meter: z.object({ loss: z.number(), steps: count }).optional(),
+  meter: z
+    .object({
+      loss: z.number(),
+      steps: count,
+      norm: z.number().optional(),
+      tokens: count.optional(),
+      ms: z.number().min(0).optional(),
+    })
+    .optional(),
   identity: z.record(z.string(), z.unknown()).optional(),
 });
 

@@ -179,14 +179,44 @@ async function runSteps(
     keep: (r: LmTrainRecord) => r.step <= (resumed?.step ?? 0),
   });
   const records: LmTrainRecord[] = [];
+  const stopAt = async (step: number): Promise<never> => {
+    await save(step);
+    throw interruptedError(`interrupted at step ${step} of ${steps}; run the same command again to continue`);
+  };
+  const dueAt = (step: number, every: number) => step % every === 0 || step === steps;
+  const validates = (step: number) =>
+    options.validation !== undefined && dueAt(step, config.validateEverySteps);
+  const reports = (step: number) => validates(step) || dueAt(step, config.logEverySteps);
+  const report = async (step: number): Promise<void> => {
+    const measured = meter.read(); // before the validation, whose time is not training's
+    let validation: Record<string, number> | undefined;
+    try {
+      if (validates(step)) validation = await validateAll(model, options);
+    } catch (error) {
+      if (signal?.aborted) await stopAt(step);
+      throw error;
+    }
+    const record: LmTrainRecord = {
+      step,
+      tokens: step * config.batch * packer.context,
+      lr: learningRate(schedule, step - 1),
+      ...measured,
+      ...(validation && { validation }),
+    };
+    meter.reset();
+    log.append(record);
+    records.push(record);
+    options.onRecord?.(record);
+  };
   try {
-    for (let step = resumed?.step ?? 0; step < steps; step++) {
-      if (signal?.aborted) {
-        await save(step);
-        throw interruptedError(
-          `interrupted at step ${step} of ${steps}; run the same command again to continue`,
-        );
-      }
+    const first = resumed?.step ?? 0;
+    // A checkpoint of an interrupted validation has steps that no record tells of.
+    if (first > 0 && meter.state().steps > 0 && reports(first)) {
+      await report(first);
+      await save(first);
+    }
+    for (let step = first; step < steps; step++) {
+      if (signal?.aborted) await stopAt(step);
       try {
         await packer.reach(packer.state.index + config.batch);
       } catch (error) {
@@ -195,27 +225,12 @@ async function runSteps(
       }
       const lr = learningRate(schedule, step);
       const { loss, norm } = await trainStep(model, optimizer, packer, config, lr);
-      meter.add(loss, config.batch * packer.context);
       const done = step + 1;
       const tokens = done * config.batch * packer.context;
+      meter.add(loss, norm, config.batch * packer.context);
       options.onStep?.({ step: done, steps, tokens, loss, lr });
-      const due = (every: number) => done % every === 0 || done === steps;
-      const validates = options.validation !== undefined && due(config.validateEverySteps);
-      if (validates || due(config.logEverySteps)) {
-        const record: LmTrainRecord = {
-          step: done,
-          tokens,
-          lr,
-          grad_norm: norm,
-          ...meter.read(),
-          ...(validates ? { validation: await validateAll(model, options) } : {}),
-        };
-        meter.reset();
-        log.append(record);
-        records.push(record);
-        options.onRecord?.(record);
-      }
-      if (due(config.checkpointEverySteps)) await save(done);
+      if (reports(done)) await report(done);
+      if (dueAt(done, config.checkpointEverySteps)) await save(done);
     }
     return records;
   } finally {
@@ -304,31 +319,36 @@ function accumulate(
 }
 
 async function validateAll(model: Transformer, options: LmTrainOptions): Promise<Record<string, number>> {
-  const { validation = {}, validationWindows = VALIDATION_WINDOWS, config } = options;
+  const { validation = {}, validationWindows: windows = VALIDATION_WINDOWS, config, signal } = options;
   const out: Record<string, number> = {};
   for (const [name, packer] of Object.entries(validation)) {
-    out[name] = (await heldOutLoss(model, packer, { windows: validationWindows, micro: config.micro })).loss;
+    out[name] = (await heldOutLoss(model, packer, { windows, micro: config.micro, signal })).loss;
   }
   return out;
 }
 
-/** Loss and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */
-function startMeter({ loss, steps }: MeterState = { loss: 0, steps: 0 }) {
-  let began = performance.now();
-  let tokens = 0;
+/** Loss, norm and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */
+function startMeter({ loss, steps, norm = 0, tokens = 0, ms = 0 }: MeterState = { loss: 0, steps: 0 }) {
+  let began = performance.now() - ms;
+  const elapsed = () => performance.now() - began;
   return {
-    add(value: number, seen: number) {
+    add(value: number, gradNorm: number, seen: number) {
       loss += value;
       steps++;
+      norm = gradNorm;
       tokens += seen;
     },
-    read: () => ({ loss: loss / steps, tokens_per_second: (tokens / (performance.now() - began)) * 1000 }),
+    read: () => ({
+      grad_norm: norm,
+      loss: loss / steps,
+      tokens_per_second: (tokens / elapsed()) * 1000,
+    }),
     reset() {
       began = performance.now();
       loss = 0;
       steps = 0;
       tokens = 0;
     },
-    state: (): MeterState => ({ loss, steps }),
+    state: (): MeterState => ({ loss, steps, norm, tokens, ms: elapsed() }),
   };
 }

@@ -109,7 +109,8 @@ for (const backend of BACKENDS) {
       const parts = path.join(temp.path, "parts");
       const validation = { held: packer({ shuffle: false }, documents(5, 90)) };
       const plain = await train(device, { config, dir: whole, validation });
-      for (const stopAt of [3, 13]) {
+      // Between records, in the middle of a validation, between again, and in the validation at the end.
+      for (const stopAt of [3, 8, 13, 20]) {
         const stop = new AbortController();
         const onStep = ({ step }: { step: number }) => {
           if (step === stopAt) stop.abort();
@@ -118,6 +119,7 @@ for (const backend of BACKENDS) {
           train(device, { config, dir: parts, validation, onStep, signal: stop.signal }),
           isSluice("interrupted", new RegExp(`at step ${stopAt} of 20`)),
         );
+        assert.ok(!lines(parts).some(({ step }) => step === stopAt), "it did not wait for the validation");
       }
       const resumed = await train(device, { config, dir: parts, validation });
       assert.deepEqual(resumed.params, plain.params);
