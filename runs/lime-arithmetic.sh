@@ -25,13 +25,13 @@ arm() { # NAME SIZE SEED
     --out "$out/$1-size$2-seed$3"
 }
 
-# Two at a time, a thread each: so small a model does not fill two. One that fails ends the script when the others are done.
+# Two at a time, a thread each: so small a model does not fill two. One that fails (255 tells xargs) ends the script when the others are done.
 export -f arm
 export out EPOCHS LR ROUTER_LR BATCH CONTEXT
 for size in $SIZES; do
   for seed in $SEEDS; do
     for name in $ARMS; do echo "$name $size $seed"; done
   done
-done | xargs -P 2 -L 1 bash -euc 'arm "$@"' arm
+done | xargs -P 2 -L 1 bash -Eeuc 'trap "exit 255" ERR; arm "$@"' arm
 
 node dist/runs/lime-arithmetic.js "$out" "${PAGE-docs/results/lime.md}"

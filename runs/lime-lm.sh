@@ -64,8 +64,8 @@ train() { # ARM LR SEED [DEPTH]
     --checkpoint-every 60 --threads "$THREADS" --out "$dir"
 }
 
-# Each line of the input is a run. One that fails ends the script when those beside it are done.
-all() { xargs -r -P "$JOBS" -L 1 bash -euo pipefail -c 'train "$@"' train; }
+# Each line of the input is a run. One that fails (255 tells xargs) ends the script when those beside it are done.
+all() { xargs -r -P "$JOBS" -L 1 bash -Eeuo pipefail -c 'trap "exit 255" ERR; train "$@"' train; }
 export -f train sluice
 export out MIX ROUTER_LR D LAYERS HEADS KV_HEADS FFN CONTEXT TOKENS BATCH WARMUP VALIDATE_EVERY WINDOWS THREADS
 

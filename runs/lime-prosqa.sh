@@ -23,11 +23,11 @@ arm() { # NAME SEED
     --out "$out/$1-seed$2"
 }
 
-# Two at a time, a thread each. One that fails ends the script when the others are done.
+# Two at a time, a thread each. One that fails (255 tells xargs) ends the script when the others are done.
 export -f arm
 export out EPOCHS D LAYERS BATCH LR ROUTER_LR
 for seed in $SEEDS; do
   for name in $ARMS; do echo "$name $seed"; done
-done | xargs -P 2 -L 1 bash -euc 'arm "$@"' arm
+done | xargs -P 2 -L 1 bash -Eeuc 'trap "exit 255" ERR; arm "$@"' arm
 
 node dist/runs/lime-prosqa.js "$out" "${PAGE-docs/results/lime.md}"
