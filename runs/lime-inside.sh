@@ -33,5 +33,9 @@ measure words separability --model "$PLAIN,$LIME" --text "$text" --split all
 measure words-converged separability --model "$PLAIN,$LIME" --text "$text" --split all --epochs "$EPOCHS"
 measure routes routes --model "$LIME"
 measure circuits circuits --model "$LIME" --text "$text" --sequences "$WINDOWS"
+if [ ! -f "$out/mixed.json" ]; then
+  node dist/runs/lime-mixed.js "$PLAIN,$LIME" "$text" "$SEQUENCES" 3 > "$out/mixed.json.partial"
+  mv "$out/mixed.json.partial" "$out/mixed.json"
+fi
 
 node dist/runs/lime-inside.js "$out"

@@ -4,7 +4,7 @@
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import type { StateKind } from "../src/lime/index.ts";
-import { fillPage, markdownTable } from "./lib/page.ts";
+import { fillPage, markdownTable, showSpread, spreadOf } from "./lib/page.ts";
 
 const [out = "out/lime-inside"] = process.argv.slice(2);
 const PAGE = "docs/results/lime.md";
@@ -29,6 +29,10 @@ interface Words extends ByLayer {
   readonly perWord: number;
   readonly folds: number;
   readonly epochs: number;
+}
+/** Entropy of values that are mixed by routers as they begin; of each seed, layer by layer. */
+interface Mixed {
+  readonly models: readonly { readonly model: string; readonly layers: readonly (readonly number[])[] }[];
 }
 interface Routes {
   readonly models: readonly {
@@ -61,6 +65,16 @@ function layerTable({ models }: ByLayer, digits: number): string {
   return markdownTable(
     ["layer", ...columns.map(({ title }) => title)],
     columns[0].states.map((_, l) => [String(l), ...columns.map(({ states }) => show(states[l]))]),
+  );
+}
+
+function mixedTable({ models }: Mixed): string {
+  return markdownTable(
+    ["layer", ...models.map(({ model }) => `${basename(model)}'s values, mixed at random`)],
+    models[0].layers[0].map((_, l) => [
+      String(l),
+      ...models.map(({ layers }) => showSpread(spreadOf(layers.map((seed) => seed[l])), 2)),
+    ]),
   );
 }
 
@@ -107,6 +121,7 @@ fillPage(
       layerTable(entropy, 2),
       picture("Entropy by layer", "entropy"),
     ].join("\n\n"),
+    "inside-mixed": mixedTable(read<Mixed>("mixed")),
     "inside-words": [
       `${number(words.perWord)} of each of ${words.words.join(", ")}, ${words.folds} folds, ± over folds. After ${words.epochs} epoch, as in the paper:`,
       layerTable(words, 3),
