@@ -17,7 +17,7 @@ import type { AdamW } from "../nn/index.ts";
 import type { Tensor } from "../tensor/index.ts";
 import type { PackerState } from "../text/index.ts";
 import { inputError, usageError } from "../util/index.ts";
-import type { LmTrainConfig } from "./train.ts";
+import type { LmTrainConfig, LmTrainRecord } from "./train.ts";
 import type { Transformer } from "./transformer.ts";
 
 export interface LmTrainState {
@@ -26,22 +26,18 @@ export interface LmTrainState {
   readonly step: number;
   readonly packer: PackerState;
   readonly config: LmTrainConfig;
-  /** Since the last record. */
+  /** Losses since the last record. */
   readonly meter?: MeterState;
+  /** The record of this step, whose validation was interrupted: still to be made and written. */
+  readonly pending?: LmTrainRecord;
   /** What the run reads and trains; see `LmTrainOptions.identity`. */
   readonly identity?: Readonly<Record<string, unknown>>;
 }
 
-/** Steps that no record tells of yet. */
+/** Sum of the losses of some steps, and how many. */
 export interface MeterState {
-  /** Sum over the steps. */
   readonly loss: number;
   readonly steps: number;
-  /** Of the last step's gradient. */
-  readonly norm?: number;
-  /** Seen since the checkpoint's run began or wrote its last record, and the time that they took. */
-  readonly tokens?: number;
-  readonly ms?: number;
 }
 
 /** Saves parameters, moments and state to `path`. */
@@ -118,13 +114,15 @@ const stateSchema = z.object({
   step: count,
   packer: z.object({ epoch: count, index: count }),
   config: z.record(z.string(), z.unknown()),
-  meter: z
+  meter: z.object({ loss: z.number(), steps: count }).optional(),
+  pending: z
     .object({
+      step: count,
+      tokens: count,
+      lr: z.number(),
+      grad_norm: z.number(),
       loss: z.number(),
-      steps: count,
-      norm: z.number().optional(),
-      tokens: count.optional(),
-      ms: z.number().min(0).optional(),
+      tokens_per_second: z.number(),
     })
     .optional(),
   identity: z.record(z.string(), z.unknown()).optional(),

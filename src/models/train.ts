@@ -171,38 +171,37 @@ async function runSteps(
   });
   if (resumed) packer.restore(resumed.packer);
   const meter = startMeter(resumed?.meter);
-  const save = (step: number) => {
-    const state = { version: 1, step, packer: packer.state, meter: meter.state(), config, identity } as const;
-    return saveTrainState(statePath, optimizer, state);
+  const save = (step: number, pending?: LmTrainRecord) => {
+    const shared = {
+      version: 1,
+      step,
+      packer: packer.state,
+      meter: meter.state(),
+      config,
+      identity,
+    } as const;
+    return saveTrainState(statePath, optimizer, { ...shared, ...(pending && { pending }) });
   };
   const log = openJsonLines(join(dir, "metrics.jsonl"), {
     keep: (r: LmTrainRecord) => r.step <= (resumed?.step ?? 0),
   });
   const records: LmTrainRecord[] = [];
-  const stopAt = async (step: number): Promise<never> => {
-    await save(step);
+  const stopAt = async (step: number, pending?: LmTrainRecord): Promise<never> => {
+    await save(step, pending);
     throw interruptedError(`interrupted at step ${step} of ${steps}; run the same command again to continue`);
   };
-  const dueAt = (step: number, every: number) => step % every === 0 || step === steps;
+  const due = (step: number, every: number) => step % every === 0 || step === steps;
   const validates = (step: number) =>
-    options.validation !== undefined && dueAt(step, config.validateEverySteps);
-  const reports = (step: number) => validates(step) || dueAt(step, config.logEverySteps);
-  const report = async (step: number): Promise<void> => {
-    const measured = meter.read(); // before the validation, whose time is not training's
-    let validation: Record<string, number> | undefined;
+    options.validation !== undefined && due(step, config.validateEverySteps);
+  const report = async (measured: LmTrainRecord): Promise<void> => {
+    const { step } = measured;
+    let record = measured;
     try {
-      if (validates(step)) validation = await validateAll(model, options);
+      if (validates(step)) record = { ...measured, validation: await validateAll(model, options) };
     } catch (error) {
-      if (signal?.aborted) await stopAt(step);
+      if (signal?.aborted) await stopAt(step, measured);
       throw error;
     }
-    const record: LmTrainRecord = {
-      step,
-      tokens: step * config.batch * packer.context,
-      lr: learningRate(schedule, step - 1),
-      ...measured,
-      ...(validation && { validation }),
-    };
     meter.reset();
     log.append(record);
     records.push(record);
@@ -210,9 +209,8 @@ async function runSteps(
   };
   try {
     const first = resumed?.step ?? 0;
-    // A checkpoint of an interrupted validation has steps that no record tells of.
-    if (first > 0 && meter.state().steps > 0 && reports(first)) {
-      await report(first);
+    if (resumed?.pending) {
+      await report(resumed.pending);
       await save(first);
     }
     for (let step = first; step < steps; step++) {
@@ -225,12 +223,14 @@ async function runSteps(
       }
       const lr = learningRate(schedule, step);
       const { loss, norm } = await trainStep(model, optimizer, packer, config, lr);
+      meter.add(loss, config.batch * packer.context);
       const done = step + 1;
       const tokens = done * config.batch * packer.context;
-      meter.add(loss, norm, config.batch * packer.context);
       options.onStep?.({ step: done, steps, tokens, loss, lr });
-      if (reports(done)) await report(done);
-      if (dueAt(done, config.checkpointEverySteps)) await save(done);
+      if (validates(done) || due(done, config.logEverySteps)) {
+        await report({ step: done, tokens, lr, grad_norm: norm, ...meter.read() });
+      }
+      if (due(done, config.checkpointEverySteps)) await save(done);
     }
     return records;
   } finally {
@@ -327,28 +327,23 @@ async function validateAll(model: Transformer, options: LmTrainOptions): Promise
   return out;
 }
 
-/** Loss, norm and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */
-function startMeter({ loss, steps, norm = 0, tokens = 0, ms = 0 }: MeterState = { loss: 0, steps: 0 }) {
-  let began = performance.now() - ms;
-  const elapsed = () => performance.now() - began;
+/** Loss and rate since the last record. Its state is part of a checkpoint, so that a resumed run writes the same records. */
+function startMeter({ loss, steps }: MeterState = { loss: 0, steps: 0 }) {
+  let began = performance.now();
+  let tokens = 0;
   return {
-    add(value: number, gradNorm: number, seen: number) {
+    add(value: number, seen: number) {
       loss += value;
       steps++;
-      norm = gradNorm;
       tokens += seen;
     },
-    read: () => ({
-      grad_norm: norm,
-      loss: loss / steps,
-      tokens_per_second: (tokens / elapsed()) * 1000,
-    }),
+    read: () => ({ loss: loss / steps, tokens_per_second: (tokens / (performance.now() - began)) * 1000 }),
     reset() {
       began = performance.now();
       loss = 0;
       steps = 0;
       tokens = 0;
     },
-    state: (): MeterState => ({ loss, steps, norm, tokens, ms: elapsed() }),
+    state: (): MeterState => ({ loss, steps }),
   };
 }
