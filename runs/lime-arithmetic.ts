@@ -24,6 +24,7 @@ const operators = (group: string): string => group.replace(/^size/, "");
 const settings = sharedSettings(runs);
 const device = await createDevice();
 const entropies = await arithmeticEntropies(device, runs, ENTROPY_SAMPLES);
+device.close();
 
 const losses = Object.fromEntries(
   [...new Set(runs.map((r) => r.group))].map((group) => [

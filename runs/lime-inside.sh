@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What routed keys and values do inside a language model (arXiv 2502.09245, section 5.2): brook beside brook-lime on the same text. Matrix
 # entropy of states, words that a probe tells apart, which layers are read, and by which tokens. Writes docs/results/lime.md's
-# tables and pictures of it; a few minutes on two cores. What is measured already is not measured again.
+# tables and pictures of it; about a quarter of an hour on two cores. What is measured already is not measured again.
 #
 #   runs/lime-inside.sh [OUT]    default out/lime-inside
 #

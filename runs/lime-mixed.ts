@@ -59,4 +59,5 @@ for (const name of models.split(",")) {
   tokens.close();
   lm.model.dispose();
 }
+device.close();
 console.log(JSON.stringify({ windows: Number(windows), models: found }));
