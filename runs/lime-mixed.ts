@@ -10,28 +10,23 @@ import { layerStates, matrixEntropy, standardize } from "../src/lime/index.ts";
 import { spreadWindows } from "../src/models/index.ts";
 import { routerStart } from "../src/models/routing.ts";
 import { openLanguageModel, openTextTokens, windowsOf } from "../src/recipes/index.ts";
-import { createDevice } from "../src/tensor/index.ts";
+import { createDevice, limeRoute } from "../src/tensor/index.ts";
 import { mean, Rng } from "../src/util/index.ts";
 
 const [models, text, windows, seeds] = process.argv.slice(2);
 const device = await createDevice();
 
-/** The values of the last of some layers, mixed from the heads of all of them. */
-function mixed(
+/** The values of the last of some layers, [T, G C], mixed from the heads of all of them. */
+async function mixed(
   layers: readonly Float32Array[],
   { router, heads, width }: { router: Float32Array; heads: number; width: number },
-): Float32Array {
-  const row = heads * width;
-  const sources = layers.length * heads;
-  return Float32Array.from(layers[0], (_, i) => {
-    const [head, channel] = [Math.floor((i % row) / width), i % width];
-    const start = i - (i % row);
-    let sum = 0;
-    for (let s = 0; s < sources; s++)
-      sum +=
-        router[head * sources + s] * layers[Math.floor(s / heads)][start + (s % heads) * width + channel];
-    return sum;
+): Promise<Float32Array> {
+  const routed = device.scope(() => {
+    const shape = [1, layers[0].length / (heads * width), heads, width];
+    const values = layers.map((states) => device.tensor(states, shape));
+    return limeRoute(device.tensor(router, [heads, layers.length * heads]), values, values).values;
   });
+  return await routed.floats().finally(() => routed.dispose());
 }
 
 const found = [];
@@ -43,18 +38,22 @@ for (const name of models.split(",")) {
   const sequences = spreadWindows(packer.windows, Number(windows)).map((window) => packer.at(window).tokens);
   const values = await layerStates(lm.model, sequences, { kind: "values" });
   const { nKvHeads: heads, headDim: width } = lm.model.spec;
-  const bySeed = Array.from({ length: Number(seeds) }, (_, seed) =>
-    values.map((_, layer) => {
+  const bySeed: number[][] = [];
+  for (let seed = 0; seed < Number(seeds); seed++) {
+    const entropies: number[] = [];
+    for (let layer = 0; layer < values.length; layer++) {
       const sources = layer + 1;
       const rng = new Rng(seed).fork(layer);
       const router = layer === 0 ? undefined : routerStart({ heads, sources, identity: true }, rng);
-      const states = sequences.map((_, n) => {
+      const states: Float32Array[] = [];
+      for (let n = 0; n < sequences.length; n++) {
         const upTo = values.slice(0, sources).map((of) => of.sequences[n]);
-        return router ? mixed(upTo, { router, heads, width }) : upTo[0];
-      });
-      return mean(standardize(states, heads * width).map((z) => matrixEntropy(z, heads * width)));
-    }),
-  );
+        states.push(router ? await mixed(upTo, { router, heads, width }) : upTo[0]);
+      }
+      entropies.push(mean(standardize(states, heads * width).map((z) => matrixEntropy(z, heads * width))));
+    }
+    bySeed.push(entropies);
+  }
   found.push({ model: name, layers: bySeed });
   tokens.close();
   lm.model.dispose();
