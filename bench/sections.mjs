@@ -301,7 +301,10 @@ const limeTrain = (kvHeads, most) => ({
   unit: "plain / routed",
   inQuick: false,
   programs: () => [
-    { label: "sluice", sluice: ["lm-train", "--kv-heads", String(kvHeads), "--routed", "--steps", "9"] },
+    {
+      label: "sluice",
+      sluice: ["lm-train", "--kv-heads", String(kvHeads), "--twin", "lime", "--steps", "9"],
+    },
     {
       label: "PyTorch, preallocated",
       python: peer("torch_lime.py", "--kv-heads", String(kvHeads), "--steps", "5"),
@@ -311,14 +314,14 @@ const limeTrain = (kvHeads, most) => ({
   rows: [
     {
       title: "step",
-      ours: (r) => 1 / (1 + r.routing_overhead_percent / 100),
+      ours: (r) => 1 / (1 + r.twin_overhead_percent / 100),
       theirs: (r) => 1 / (1 + r.prealloc_overhead),
     },
   ],
   wanted: [
-    { title: "what routing adds", of: (r) => r.routing_overhead_percent, most, unit: "%" },
+    { title: "what routing adds", of: (r) => r.twin_overhead_percent, most, unit: "%" },
     { title: "tensors that a plain step adds at its peak", of: (r) => r.step_adds_mb, unit: "MB" },
-    { title: "tensors that a routed step adds at its peak", of: (r) => r.routed_adds_mb, unit: "MB" },
+    { title: "tensors that a routed step adds at its peak", of: (r) => r.twin_adds_mb, unit: "MB" },
   ],
 });
 

@@ -5,7 +5,7 @@
 #
 #   runs/lime-lm.sh [OUT]    default out/lime-lm
 #
-#   ARMS="plain lime hyper dense average first-1 first-2 last-2 lime-random"    SEEDS="0 1 2" for plain and lime    OTHER_SEEDS=0 for the others
+#   ARMS="plain lime hyper dense average first-1 first-2 first-4 last-2 lime-random"    SEEDS="0 1 2" for plain and lime    OTHER_SEEDS=0 for the others
 #   LRS="1e-3 2e-3 4e-3"    peak learning rates that plain and lime are tried at with the first seed; all arms take the one that is
 #                           best for plain. LR=2e-3 sets it and leaves the trial out
 #   ROUTER_LR=1e-2          peak learning rate of routers, whatever the others' is
@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-out/lime-lm}
-: "${ARMS:=plain lime hyper dense average first-1 first-2 last-2 lime-random}" "${SEEDS:=0 1 2}" "${OTHER_SEEDS:=0}"
+: "${ARMS:=plain lime hyper dense average first-1 first-2 first-4 last-2 lime-random}" "${SEEDS:=0 1 2}" "${OTHER_SEEDS:=0}"
 : "${LRS:=1e-3 2e-3 4e-3}" "${LR:=}" "${ROUTER_LR:=1e-2}"
 : "${D:=128}" "${LAYERS:=8}" "${HEADS:=4}" "${KV_HEADS:=2}" "${FFN:=344}" "${CONTEXT:=256}"
 : "${TOKENS:=2M}" "${BATCH:=8}" "${WARMUP:=100}" "${VALIDATE_EVERY:=60}" "${WINDOWS:=32}"

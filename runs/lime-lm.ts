@@ -23,7 +23,18 @@ const PAGE = "docs/results/lime.md";
 const FIGURES = "docs/results/lime";
 const NOTHING = "Not run yet.";
 
-const ARMS = ["plain", "lime", "first-2", "first-1", "last-2", "average", "lime-random", "hyper", "dense"];
+const ARMS = [
+  "plain",
+  "lime",
+  "first-4",
+  "first-2",
+  "first-1",
+  "last-2",
+  "average",
+  "lime-random",
+  "hyper",
+  "dense",
+];
 
 /** Points of the pictures begin here, as a share of the run: before it all curves fall together. */
 const SHOWN_FROM = 0.25;

@@ -171,30 +171,42 @@ export async function benchLmForward(
   }
 }
 
+/** What a Llama's config takes to be a twin of it with another architecture. */
+const TWINS = {
+  lime: { model_type: "lime", kv_routing: { kind: "learned" } },
+  average: { model_type: "lime", kv_routing: { kind: "average" } },
+  "hidden-static": { model_type: "lime", kv_routing: { kind: "hidden-static" } },
+  "hidden-dynamic": { model_type: "lime", kv_routing: { kind: "hidden-dynamic" } },
+  hyper: { model_type: "llama_residual", residual: { kind: "hyper", streams: 4 } },
+  dense: { model_type: "llama_residual", residual: { kind: "dense" } },
+} as const satisfies Record<string, Json>;
+
+export type LmTwin = keyof typeof TWINS;
+
+export const LM_TWINS = Object.keys(TWINS) as [LmTwin, ...LmTwin[]];
+
 export interface LmTrainBench extends BenchRepeats {
   readonly micro: number;
-  /** A twin with routed keys and values takes a step beside every one of the plain model, in turns before and after it. */
-  readonly routed?: boolean;
+  /** A model of this architecture takes a step beside every one of the plain model, in turns before and after it. */
+  readonly twin?: LmTwin;
 }
 
 /** One step of causal language-model training: gradients of the batch in passes of `micro` windows, clip at 1, AdamW. */
 export async function benchLmTrain(
   device: Device,
   sizes: LmSizes,
-  { micro, routed = false, ...repeats }: LmTrainBench,
+  { micro, twin: kind, ...repeats }: LmTrainBench,
 ): Promise<BenchFigures> {
   if (sizes.batch % micro !== 0)
     throw usageError(`bench: --batch ${sizes.batch} must be a multiple of --micro ${micro}`);
   const rng = new Rng(0);
   const config = benchConfig("llama", sizes);
   const plain = trained(device, config, rng);
-  const twin = routed
-    ? trained(device, { ...config, model_type: "lime", kv_routing: { kind: "learned" } }, rng)
-    : undefined;
+  const twin = kind && trained(device, { ...config, ...TWINS[kind] }, rng);
   const gemm = lmYardstick(device, sizes, rng);
   const tokens = sizes.batch * sizes.ctx;
   let loss = Number.NaN;
-  const adds = { step: 0, routed: 0 }; // bytes of tensors that a step has at once beyond what is live before it
+  const adds = { step: 0, twin: 0 }; // bytes of tensors that a step has at once beyond what is live before it
   const within = async <T>(name: keyof typeof adds, run: () => Promise<T>): Promise<T> => {
     device.resetPeak();
     const { bytes } = device.memory();
@@ -214,15 +226,15 @@ export async function benchLmTrain(
         },
         async () => {
           if (twin)
-            await within("routed", () => c.timeAsync("routed", () => lmStep(twin, ids, { sizes, micro })));
+            await within("twin", () => c.timeAsync("twin", () => lmStep(twin, ids, { sizes, micro })));
         },
       ];
       for (const step of c.of("step").length % 2 ? steps.reverse() : steps) await step();
     });
-    const over = clock.of("routed").map((ms, i) => ms / clock.of("step")[i] - 1);
+    const over = clock.of("twin").map((ms, i) => ms / clock.of("step")[i] - 1);
     const figures = figuresOf(clock, {
       benchmark: "lm-train",
-      sizes: { arch: "llama", ...sizes, micro },
+      sizes: { arch: "llama", ...sizes, micro, ...(kind && { twin: kind }) },
       tokens,
       flops: gemm.flops,
       more: {
@@ -230,11 +242,11 @@ export async function benchLmTrain(
         loss,
         step_adds_mb: adds.step / 1e6,
         ...(twin && {
-          routed_adds_mb: adds.routed / 1e6,
-          router_parameters: parameterCount(twin.model.spec).total - parameterCount(plain.model.spec).total,
-          routing_overhead_percent: 100 * spreadOf(over).median,
-          routing_overhead_percent_min: 100 * spreadOf(over).min,
-          routing_overhead_percent_max: 100 * spreadOf(over).max,
+          twin_adds_mb: adds.twin / 1e6,
+          twin_parameters: parameterCount(twin.model.spec).total,
+          twin_overhead_percent: 100 * spreadOf(over).median,
+          twin_overhead_percent_min: 100 * spreadOf(over).min,
+          twin_overhead_percent_max: 100 * spreadOf(over).max,
         }),
       },
     });
@@ -254,7 +266,7 @@ interface Trained {
   readonly optimizer: AdamW;
 }
 
-/** A model of random weights, routers begun as they are trained from, and its optimiser. */
+/** A model whose matrices are random and whose other parameters begin as in training, and its optimiser. */
 function trained(device: Device, config: Json, rng: Rng): Trained {
   const model = randomModel(device, config, "f32", rng);
   return { model, optimizer: new AdamW(device, paramGroups(model, LM_TRAIN_DEFAULTS), LM_TRAIN_DEFAULTS) };

@@ -7,7 +7,13 @@ import { test } from "node:test";
 import type { BenchFigures } from "../../src/recipes/bench.ts";
 import { BenchClock, repeatTimed, spreadOf, watchNeighbours } from "../../src/recipes/bench-clock.ts";
 import { benchGemm } from "../../src/recipes/bench-gemm.ts";
-import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../src/recipes/bench-lm.ts";
+import {
+  benchGenerate,
+  benchLmForward,
+  benchLmTrain,
+  LM_TWINS,
+  type LmSizes,
+} from "../../src/recipes/bench-lm.ts";
 import { benchLmLoad } from "../../src/recipes/bench-load.ts";
 import { benchSaeStep, type SaeStepSizes } from "../../src/recipes/bench-sae.ts";
 import { type SaeShape, saeShapeSchema } from "../../src/recipes/sae-shape.ts";
@@ -163,14 +169,20 @@ test("lm-train gives the same loss however the batch is cut", async () => {
   assert.ok(Math.abs(whole - cut) < 1e-4, `${whole} and ${cut}`);
 });
 
-test("lm-train measures a routed twin beside the plain model", async () => {
-  const options = { ...REPEATS, micro: 2, routed: true };
-  const { more, phases } = await measured((device) => benchLmTrain(device, TINY, options));
-  assert.equal(more.router_parameters, 2 * 2 * 2);
-  assert.ok(Number.isFinite(more.routing_overhead_percent) && phases.routed > 0);
-  const [plain, routed] = [Number(more.step_adds_mb), Number(more.routed_adds_mb)];
-  assert.ok(plain > 0 && routed > plain, JSON.stringify(more));
-});
+for (const twin of LM_TWINS) {
+  test(`lm-train measures its twin (${twin}) beside the plain model`, async () => {
+    const options = { ...REPEATS, micro: 2, twin };
+    const figures = await measured((device) => benchLmTrain(device, TINY, options));
+    const { more, phases } = figures;
+    const extra = Number(more.twin_parameters) - Number(more.parameters);
+    assert.ok(twin === "average" ? extra === 0 : extra > 0, `${extra} more parameters`);
+    if (twin === "lime") assert.equal(extra, 2 * 2 * 2); // layer 1: 2 heads read the 2 of 2 layers
+    assert.ok(Number.isFinite(more.twin_overhead_percent) && phases.twin > 0);
+    assert.equal(figures.sizes.twin, twin);
+    const [own, others] = [Number(more.step_adds_mb), Number(more.twin_adds_mb)];
+    assert.ok(own > 0 && others > own, JSON.stringify(more));
+  });
+}
 
 test("lm-train refuses passes that do not fill the batch", async () => {
   await assert.rejects(

@@ -2,7 +2,13 @@
  * `sluice bench lm-forward`, `lm-train` and `generate`: language models of random weights.
  */
 import { z } from "zod";
-import { benchGenerate, benchLmForward, benchLmTrain, type LmSizes } from "../../recipes/bench-lm.ts";
+import {
+  benchGenerate,
+  benchLmForward,
+  benchLmTrain,
+  LM_TWINS,
+  type LmSizes,
+} from "../../recipes/bench-lm.ts";
 import { defineCommand } from "../command.ts";
 import { benchFields, runBench, size } from "./bench-shared.ts";
 
@@ -83,21 +89,24 @@ export const benchLmTrainCommand = defineCommand({
   schema: z.object({
     ...lmFields(TRAINED),
     micro: size(8, "windows per pass"),
-    routed: z
-      .boolean()
-      .default(false)
-      .describe("beside every step one of a twin with routed keys and values (LIMe): what routing costs"),
+    twin: z
+      .enum(LM_TWINS)
+      .optional()
+      .describe(
+        "beside every step one of a model of another architecture and the same sizes, and what it takes more: lime, average, " +
+          "hidden-static and hidden-dynamic route keys and values as `lm train --kv-routing` does, hyper and dense are its --residual",
+      ),
     ...benchFields(5, 1),
   }),
   examples: [
     "sluice bench lm-train",
     "sluice bench lm-train --batch 8 --json",
-    "sluice bench lm-train --kv-heads 8 --routed",
+    "sluice bench lm-train --kv-heads 8 --twin lime",
   ],
   run: (options, context) => {
-    const { steps, warmup, threads, micro, routed, ...sizes } = options;
+    const { steps, warmup, threads, micro, twin, ...sizes } = options;
     return runBench({ steps, warmup, threads }, context, async (device, repeats) => [
-      await benchLmTrain(device, sizes, { ...repeats, micro, routed }),
+      await benchLmTrain(device, sizes, { ...repeats, micro, twin }),
     ]);
   },
 });
