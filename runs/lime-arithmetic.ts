@@ -55,6 +55,7 @@ const blocks = {
     [
       ["lime", "plain"],
       ["lime-uniform", "plain-uniform"],
+      ["lime-uniform", "plain"], // as the released code sets them beside each other
     ],
     (group) => `${operators(group)} operators, `,
   ),
