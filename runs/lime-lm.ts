@@ -6,7 +6,7 @@
  *   rate OUT SEED LR...                     the learning rate at which the plain model is best
  *   sizes LAYERS D LAYERS HEADS KV FFN      flags of a model of so many layers, with the parameters of the one behind it
  */
-import { type Series, writeChart } from "../src/report/chart.ts";
+import { type Point, type Series, writeChart } from "../src/report/chart.ts";
 import { formatCount, signed } from "../src/util/index.ts";
 import {
   bestRate,
@@ -38,6 +38,9 @@ const ARMS = [
 
 /** Points of the pictures begin here, as a share of the run: before it all curves fall together. */
 const SHOWN_FROM = 0.25;
+
+/** More curves than this show means only: the bars of so many lie on each other. The table has the extremes. */
+const MOST_WITH_BARS = 4;
 
 const byArm = (a: FoundRun, b: FoundRun): number =>
   ARMS.indexOf(a.arm) - ARMS.indexOf(b.arm) || a.seed - b.seed;
@@ -128,34 +131,45 @@ function sharedSeeds(runs: readonly FoundRun[]): Set<number> {
   return new Set(shared.length > 0 ? shared : runs.map(({ seed }) => seed));
 }
 
+/** A point over seeds. */
+const pointOf = (x: number, values: readonly number[], bars: boolean): Point => {
+  const { mean, min, max } = spreadOf(values);
+  return bars ? { x, mean, min, max } : { x, mean };
+};
+
 /** Loss of each arm at its validations, over the seeds that all arms have. */
 function lossCurves(runs: readonly FoundRun[], x: "tokens" | "flops", unit: number): Series[] {
   const seeds = sharedSeeds(runs);
-  return ARMS.flatMap((arm): Series[] => {
+  const arms = ARMS.filter((arm) => runs.some((r) => r.arm === arm && seeds.has(r.seed)));
+  return arms.map((arm): Series => {
     const all = runs.filter((r) => r.arm === arm && seeds.has(r.seed));
-    if (all.length === 0) return [];
     const last = finalPoint(all[0]).tokens;
     const points = all[0].curve.flatMap((point, i) => {
       const losses = all.flatMap(({ curve }) => (curve[i] ? [curve[i].loss] : []));
-      return point.tokens < SHOWN_FROM * last ? [] : [{ x: point[x] / unit, ...spreadOf(losses) }];
+      return point.tokens < SHOWN_FROM * last
+        ? []
+        : [pointOf(point[x] / unit, losses, arms.length <= MOST_WITH_BARS)];
     });
-    return [{ name: arm, points }];
+    return { name: arm, points };
   });
 }
 
-/** Of each arm, its loss minus plain's after the same tokens, over the seeds that both have. */
+/** Of each arm, its loss minus plain's after the same tokens, over the seeds that all arms have. */
 function differenceCurves(runs: readonly FoundRun[]): Series[] {
-  return ARMS.filter((arm) => arm !== "plain").flatMap((arm): Series[] => {
-    const pairs = pairsOf(runs, arm);
-    if (pairs.length === 0) return [];
+  const seeds = sharedSeeds(runs);
+  const paired = ARMS.filter((arm) => arm !== "plain").flatMap((arm) => {
+    const pairs = pairsOf(runs, arm).filter(({ seed }) => seeds.has(seed));
+    return pairs.length > 0 ? [{ arm, pairs }] : [];
+  });
+  return paired.map(({ arm, pairs }): Series => {
     const [{ plain }] = pairs;
     const points = plain.curve.flatMap(({ tokens }, i) => {
       const differences = pairs.map(({ plain: a, other: b }) => b.curve[i].loss - a.curve[i].loss);
       return tokens < SHOWN_FROM * finalPoint(plain).tokens
         ? []
-        : [{ x: tokens / 1e6, ...spreadOf(differences) }];
+        : [pointOf(tokens / 1e6, differences, paired.length <= MOST_WITH_BARS)];
     });
-    return [{ name: arm, points }];
+    return { name: arm, points };
   });
 }
 
@@ -177,7 +191,7 @@ function armsBlock(runs: readonly FoundRun[]): string {
     series: lossCurves(runs, "flops", 1e12),
   });
   const pictures = [
-    `Curves of seed ${seeds.join(", ")}:`,
+    seeds.length === 1 ? `Curves of seed ${seeds[0]}:` : `Curves, means over the seeds ${seeds.join(", ")}:`,
     "",
     "![Loss against tokens](lime/lm-tokens.svg)",
     "",

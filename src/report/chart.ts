@@ -34,7 +34,7 @@ export interface Chart {
   readonly series: readonly Series[];
 }
 
-// Okabe and Ito's palette, which the colour-blind can tell apart.
+// Okabe and Ito's palette, which the colour-blind can tell apart. Series beyond it take the same colours with hollow dots.
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
 
 /** Writes a chart; lines join the means, bars reach from `min` to `max`. */
@@ -48,6 +48,7 @@ export function drawChart({ title, x, y, series }: Chart): string {
     points.map((p) => ({ ...p, name, dashed })),
   );
   const colour = new Map(series.map(({ name }, i) => [name, COLOURS[i % COLOURS.length]]));
+  const hollow = new Set(series.slice(COLOURS.length).map(({ name }) => name));
   const stroke = ({ name }: { name: string }): string => colour.get(name) ?? "black";
   const bars = points.filter(({ min, max }) => min !== undefined && max !== undefined && max > min);
   const lines = (dashed: boolean) =>
@@ -86,7 +87,13 @@ export function drawChart({ title, x, y, series }: Chart): string {
       lines(false),
       lines(true),
       Plot.ruleX(bars, { x: "x", y1: "min", y2: "max", stroke, strokeWidth: 1.2 }),
-      Plot.dot(points, { x: "x", y: "mean", fill: stroke, r: 3 }),
+      Plot.dot(points, {
+        x: "x",
+        y: "mean",
+        stroke,
+        fill: (p) => (hollow.has(p.name) ? "white" : stroke(p)),
+        r: 3,
+      }),
       Plot.text([title], {
         frameAnchor: "top-left",
         dy: -32 - LINE * rowsOf(series),
@@ -107,7 +114,7 @@ const rowsOf = (series: readonly Series[]): number => Math.ceil(series.length / 
 
 function legend(series: readonly Series[], colour: ReadonlyMap<string, string>) {
   return series.map(({ name }, i) =>
-    Plot.text([`● ${name}`], {
+    Plot.text([`${i < COLOURS.length ? "●" : "○"} ${name}`], {
       frameAnchor: "top-left",
       dx: (i % 2) * 320,
       dy: -24 - LINE * (rowsOf(series) - 1 - Math.floor(i / 2)),

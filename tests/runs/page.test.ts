@@ -72,3 +72,11 @@ test("a chart holds its lines, bars and names, and is the same file from the sam
   assert.match(svg, /stroke-dasharray/);
   assert.match(svg, /aria-label="T &amp; U"/); // a bare & would be no XML
 });
+
+test("more lines than there are colours are told apart by their dots", () => {
+  const series = Array.from({ length: 9 }, (_, i) => ({ name: `arm ${i}`, points: [{ x: 1, mean: i }] }));
+  const svg = drawChart({ title: "t", x: { label: "x" }, y: { label: "y" }, series });
+  const dots = [...svg.matchAll(/<circle [^>]*>/g)].map(([dot]) => dot.replace(/ c[xy]="[^"]*"/g, ""));
+  assert.equal(new Set(dots).size, 9, dots.join("\n"));
+  assert.ok(svg.includes("● arm 7") && svg.includes("○ arm 8"));
+});
