@@ -243,7 +243,8 @@ export async function benchLmTrain(
         step_adds_mb: adds.step / 1e6,
         ...(twin && {
           twin_adds_mb: adds.twin / 1e6,
-          twin_parameters: parameterCount(twin.model.spec).total,
+          twin_more_parameters:
+            parameterCount(twin.model.spec).total - parameterCount(plain.model.spec).total,
           twin_overhead_percent: 100 * spreadOf(over).median,
           twin_overhead_percent_min: 100 * spreadOf(over).min,
           twin_overhead_percent_max: 100 * spreadOf(over).max,

@@ -174,7 +174,7 @@ for (const twin of LM_TWINS) {
     const options = { ...REPEATS, micro: 2, twin };
     const figures = await measured((device) => benchLmTrain(device, TINY, options));
     const { more, phases } = figures;
-    const extra = Number(more.twin_parameters) - Number(more.parameters);
+    const extra = Number(more.twin_more_parameters);
     assert.ok(twin === "average" ? extra === 0 : extra > 0, `${extra} more parameters`);
     if (twin === "lime") assert.equal(extra, 2 * 2 * 2); // layer 1: 2 heads read the 2 of 2 layers
     assert.ok(Number.isFinite(more.twin_overhead_percent) && phases.twin > 0);
