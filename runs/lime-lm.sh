@@ -5,7 +5,8 @@
 #
 #   runs/lime-lm.sh [OUT]    default out/lime-lm
 #
-#   ARMS="plain lime hyper dense average first-1 first-2 first-4 last-2 lime-random"    SEEDS="0 1 2" for plain and lime    OTHER_SEEDS=0 for the others
+#   ARMS="plain lime hyper dense average first-1 first-2 first-4 last-2 lime-random"
+#   SEEDS="0 1 2" for plain and lime    OTHER_SEEDS=0 for the others
 #   LRS="1e-3 2e-3 4e-3"    peak learning rates that plain and lime are tried at with the first seed; all arms take the one that is
 #                           best for plain. LR=2e-3 sets it and leaves the trial out
 #   ROUTER_LR=1e-2          peak learning rate of routers, whatever the others' is

@@ -91,8 +91,9 @@ export function drawChart({ title, x, y, series }: Chart): string {
         x: "x",
         y: "mean",
         stroke,
+        strokeWidth: 1,
         fill: (p) => (hollow.has(p.name) ? "white" : stroke(p)),
-        r: 3,
+        r: 2.5,
       }),
       Plot.text([title], {
         frameAnchor: "top-left",
